@@ -1,0 +1,169 @@
+"""What the rooms agree on: protocols, status words and the record of one outer iteration.
+
+Rooms (solver, problem, parallel, storage, study) never import each other. They meet in
+``train`` and know one another only through the names on this page. Nothing here imports
+torch or MPI when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, device, dtype
+
+
+class Status(Enum):
+    """Why a run goes on or ended; numerical trouble is a status, never an exception."""
+
+    RUNNING = "running"
+    EPOCHS = "epochs done"
+    ITERATIONS = "outer iterations done"
+    TARGET_LOSS = "target loss reached"
+    TARGET_ACCURACY = "target accuracy reached"
+    GRADIENT = "gradient norm below its bound"
+    STATIONARY = "stationary: the gradient is zero"
+    CONVERGED = "converged: predicted decrease below rounding"
+    RADIUS = "trust-region radius at its lower bound"
+    WALL_TIME = "wall-time limit"
+    NONFINITE = "too many non-finite trials in a row"
+    INTERRUPTED = "stopped on request"
+
+
+class Flag(IntEnum):
+    """One cell each in the flags word of every message; a cell is the number of ranks that raised it."""
+
+    STOP = 0
+    NONFINITE = 1
+
+
+class Message(Protocol):
+    """A planned, preallocated flat buffer: one vector, named exact scalars and a flags word.
+
+    ``vector`` has shape (n_params,) in the run's dtype and device. Scalars are float64 and are
+    summed exactly, so their sums depend neither on the order nor on the number of ranks.
+    """
+
+    vector: Tensor
+
+    def put(self, name: str, values: Iterable[float]) -> None:
+        """Set scalar ``name`` to the values of this rank's subdomains, one each."""
+
+    def get(self, name: str) -> float:
+        """The sum over all subdomains after ``Communicator.sum_``; nan if any value was not finite."""
+
+    def raise_flag(self, flag: Flag) -> None:
+        """Tell all ranks, with the next sum of this message."""
+
+    def count(self, flag: Flag) -> int:
+        """How many ranks raised ``flag`` before the last sum."""
+
+
+class Communicator(Protocol):
+    """The only way between ranks. Every method is collective: every rank calls it."""
+
+    rank: int
+    size: int
+    messages: int  # large and small reductions so far, this rank
+    bytes: int  # payload bytes reduced so far, this rank
+
+    def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> Message:
+        """Allocate a message once, before the loop."""
+
+    def sum_(self, message: Message, vector: bool = True) -> None:
+        """Replace the message by its sum over the ranks; ``vector=False`` sends scalars and flags alone."""
+
+    def broadcast_(self, vector: Tensor) -> None:
+        """Overwrite ``vector`` (1-D, contiguous) by rank 0's."""
+
+    def share(self, text: str) -> str:
+        """Rank 0's text, on every rank."""
+
+    def agree(self, what: str, text: str) -> None:
+        """Raise on every rank, naming the ranks in the minority, unless ``text`` is the same on all."""
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """Each rank's float64 row, on every rank, in rank order."""
+
+    def barrier(self) -> None:
+        """Wait for all."""
+
+
+class Subdomain(Protocol):
+    """One subdomain's share of the current data D: owned samples O_i, borrowed samples E_i.
+
+    ``theta`` and ``grad`` are flat (n_params,) tensors on the run's device. Every method that
+    takes ``grad`` overwrites it with the gradient of exactly the value it returns.
+    """
+
+    size: int  # |O_i|
+    weight: float  # |O_i| / |D|
+
+    def owned(self, theta: Tensor, grad: Tensor | None) -> float:
+        """sum_{O_i} loss / |D|: this subdomain's share of f(theta; D)."""
+
+    def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> float:
+        """f(theta; D_i) and its gradient into ``out``, from ``owned`` at the same theta: only E_i is evaluated."""
+
+    def local(self, theta: Tensor, grad: Tensor | None) -> float:
+        """f(theta; D_i), the mean loss over O_i + E_i."""
+
+    def cut(self, chunks: int) -> int:
+        """Cut O_i into ``chunks`` pieces, E_i being one more if not empty; returns their number."""
+
+    def owned_by_chunk(self, theta: Tensor, grad: Tensor, kept: Tensor) -> float:
+        """As ``owned``, keeping the mean gradient of chunk j in ``kept[j]``, kept being (chunks, n_params)."""
+
+    def chunk(self, index: int, theta: Tensor, grad: Tensor) -> float:
+        """Mean loss over one chunk."""
+
+
+class Objective(Protocol):
+    """f(theta; D) of eq. (1), split into the subdomains that this rank carries."""
+
+    n_params: int
+    subdomains: Sequence[Subdomain]
+    gradient_samples: int  # samples whose gradient was evaluated so far on this rank
+    value_samples: int  # samples whose loss alone was evaluated so far on this rank
+
+    @property
+    def batches(self) -> int:
+        """Minibatches in an epoch; 1 for the full batch."""
+
+    def select(self, epoch: int, batch: int) -> None:
+        """Make D the minibatch ``batch`` of ``epoch``; a no-op for the full batch."""
+
+
+class Timers(Protocol):
+    """Named regions of wall time."""
+
+    def __call__(self, region: str) -> AbstractContextManager[None]:
+        """Time what runs inside."""
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one outer iteration did; returned by the solver, printed and stored by others."""
+
+    k: int  # outer iteration, from 0
+    epoch: int
+    loss: float  # f(theta_k; D_k) before the step
+    grad_norm: float  # ||grad f(theta_k; D_k)||
+    rho: float  # ratio (6) of the summed local steps
+    accepted: bool
+    radius: float  # Delta that bounded the summed step
+    step_norm: float  # ||s~||
+    global_rho: float  # of the global step; nan without one
+    global_accepted: bool
+    global_radius: float  # Delta that bounded the global step
+    local_iters: int  # over all subdomains
+    local_accepted: int
+    loss_new: float  # f(theta_{k+1}; D_k)
+    gradient_samples: int  # gradient evaluations of this iteration, in samples, over all ranks
+    value_samples: int
+    reductions: int  # n-vector reductions of this iteration
+    status: Status
