@@ -1,0 +1,100 @@
+"""A module whose trainable parameters are views of one flat vector."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one named parameter lives in the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class FlatModel:
+    """Evaluate a module at any flat vector, without copying parameters.
+
+    ``theta`` and ``grad`` given to :meth:`point` are contiguous (n_params,) tensors of ``dtype`` on
+    ``device``. Tied weights count once; parameters that do not require a gradient stay as they are.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        _refuse(module)
+        self.module = module.to(device=device, dtype=dtype)
+        self._parameters = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        if not self._parameters:
+            raise ValueError("the model has no parameter that requires a gradient: nothing to train")
+        self.slots = _layout(self._parameters)
+        self._sizes = [slot.size for slot in self.slots]
+        self.n_params = sum(self._sizes)
+        self.dtype, self.device = dtype, device
+
+    @property
+    def layout(self) -> str:
+        """A hash of names, shapes and order: equal on all ranks or the flat vectors mean different things."""
+        text = ";".join(f"{slot.name}{slot.shape}" for slot in self.slots) + str(self.dtype)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def initial(self) -> Tensor:
+        """The module's present parameters as one new flat vector."""
+        return torch.cat([p.detach().reshape(-1) for _, p in self._parameters]).contiguous()
+
+    def views(self, theta: Tensor) -> dict[str, Tensor]:
+        """Named views of ``theta`` in the parameters' shapes."""
+        parts = torch.split(theta, self._sizes)
+        return {slot.name: part.view(slot.shape) for slot, part in zip(self.slots, parts, strict=True)}
+
+    def point(self, theta: Tensor, grad: Tensor | None) -> None:
+        """Make the module compute at ``theta`` and accumulate its gradient into ``grad``."""
+        parts = torch.split(theta, self._sizes)
+        grads = [None] * len(parts) if grad is None else torch.split(grad, self._sizes)
+        for (_, p), slot, part, g in zip(self._parameters, self.slots, parts, grads, strict=True):
+            p.data = part.view(slot.shape)
+            p.grad = None if g is None else g.view(slot.shape)
+
+    def restore(self, theta: Tensor) -> None:
+        """Give the module parameters of its own again, with the values of ``theta``."""
+        for (_, p), value in zip(self._parameters, self.views(theta).values(), strict=True):
+            p.grad = None
+            p.data = value.clone()
+
+    def first_nonfinite(self, vector: Tensor) -> str | None:
+        """The name of the first parameter whose part of ``vector`` holds a nan or inf."""
+        for name, part in self.views(vector).items():
+            if not bool(torch.isfinite(part).all()):
+                return name
+        return None
+
+
+def _layout(parameters: list[tuple[str, nn.Parameter]]) -> tuple[Slot, ...]:
+    slots, offset = [], 0
+    for name, p in parameters:
+        slots.append(Slot(name, tuple(p.shape), offset, p.numel()))
+        offset += p.numel()
+    return tuple(slots)
+
+
+def _refuse(module: nn.Module) -> None:
+    """Raise ValueError for what would make f no function of the flat vector alone."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"layer {name!r} is a BatchNorm: its output depends on the other samples and on hidden statistics, "
+                "so the loss is no function of the parameters; use GroupNorm or LayerNorm"
+            )
+    for name, p in module.named_parameters():
+        if not p.dtype.is_floating_point:
+            raise ValueError(f"parameter {name!r} has dtype {p.dtype}; only real floating-point parameters can be trained")
+
+
+def random_layers(module: nn.Module) -> list[str]:
+    """Names of layers that draw random numbers in training mode."""
+    return [name for name, layer in module.named_modules() if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0]

@@ -1,0 +1,189 @@
+"""f(theta; D) of eq. (1) and its subdomain parts: sample losses of a model on resident data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apts_mpi.partition import block, head_size
+from apts_mpi.problem.flat import FlatModel
+from apts_mpi.problem.losses import Loss
+from apts_mpi.problem.order import Order
+from apts_mpi.problem.samples import Samples
+
+PIECE = 1024  # samples per forward and backward pass; memory does not grow with the subdomain
+READY_BYTES = 2**28  # a subdomain's current samples are normalised once if they fit in this
+
+
+class Evaluator:
+    """Sums of sample losses and their gradient at any flat vector."""
+
+    def __init__(self, flat: FlatModel, loss: Loss, samples: Samples) -> None:
+        self.flat, self.loss, self.samples = flat, loss, samples
+        self.gradient_samples = self.value_samples = 0
+
+    def add(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float) -> Tensor:
+        """weight * sum of the losses of ``rows``, float64 on the device; the gradient is added into ``grad``.
+
+        Sample losses are computed in the run's dtype and summed in float64, because the ratio (6)
+        compares nearly equal losses. Nothing is moved to the host.
+        """
+        self.flat.point(theta, grad)
+        total = torch.zeros((), dtype=torch.float64, device=self.flat.device)
+        for start in range(rows.start, rows.stop, PIECE):
+            inputs, targets = data.take(range(start, min(start + PIECE, rows.stop)))
+            with torch.set_grad_enabled(grad is not None):
+                losses = self.loss(self.flat.module(inputs), targets)
+            total += losses.detach().double().sum()
+            if grad is not None:
+                torch.autograd.backward(losses, torch.full_like(losses, weight))
+        if grad is None:
+            self.value_samples += len(rows)
+        else:
+            self.gradient_samples += len(rows)
+        return total * weight
+
+
+class Share:
+    """The current samples of one subdomain: first the owned, then the borrowed."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.rows: Tensor | None = None
+        self._ready: tuple[Tensor, Tensor] | None = None
+
+    def select(self, rows: Tensor) -> None:
+        """Use these rows from now on; normalise them at once if they are small enough."""
+        self.rows, self._ready = rows, None
+        floats = len(rows) * self.samples.inputs[:1].numel()
+        if floats * self.samples.dtype.itemsize <= READY_BYTES:
+            self._ready = self.samples.take(rows)
+
+    def take(self, piece: range) -> tuple[Tensor, Tensor]:
+        """Normalised inputs and targets of some of the current samples."""
+        if self._ready is not None:
+            return self._ready[0][piece.start : piece.stop], self._ready[1][piece.start : piece.stop]
+        assert self.rows is not None
+        return self.samples.take(self.rows[piece.start : piece.stop])
+
+
+class DataSubdomain:
+    """One subdomain; implements ``contracts.Subdomain``."""
+
+    def __init__(self, evaluator: Evaluator, own: Order, neighbour: Order | None) -> None:
+        self._evaluator, self._own, self._neighbour = evaluator, own, neighbour
+        self._share = Share(evaluator.samples)
+        self._chunks: list[range] = []
+        self.size = self.borrowed = self.total = 0
+
+    @property
+    def weight(self) -> float:
+        return self.size / self.total
+
+    def select(self, epoch: int, batch: int, total: int) -> None:
+        """Make the current samples those of a minibatch with ``total`` samples over all subdomains."""
+        owned = np.concatenate(self._own.of_batch(epoch, batch))
+        borrowed = self._neighbour.of_batch(epoch, batch)[0] if self._neighbour else owned[:0]
+        self.size, self.borrowed, self.total = len(owned), len(borrowed), total
+        self._share.select(self._evaluator.samples.rows(np.concatenate([owned, borrowed])))
+        self._chunks = []
+
+    def owned(self, theta: Tensor, grad: Tensor | None) -> float:
+        if grad is not None:
+            grad.zero_()
+        return float(self._evaluator.add(theta, grad, self._share, range(self.size), 1 / self.total))
+
+    def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> float:
+        count = self.size + self.borrowed
+        torch.mul(grad, self.total / count, out=out)
+        extra = self._evaluator.add(theta, out, self._share, range(self.size, count), 1 / count)
+        return value * (self.total / count) + float(extra)
+
+    def local(self, theta: Tensor, grad: Tensor | None) -> float:
+        if grad is not None:
+            grad.zero_()
+        count = self.size + self.borrowed
+        return float(self._evaluator.add(theta, grad, self._share, range(count), 1 / count))
+
+    def cut(self, chunks: int) -> int:
+        self._chunks = [block(self.size, chunks, j) for j in range(chunks)]
+        if self.borrowed:
+            self._chunks.append(range(self.size, self.size + self.borrowed))
+        return len(self._chunks)
+
+    def owned_by_chunk(self, theta: Tensor, grad: Tensor, kept: Tensor) -> float:
+        values = torch.zeros((), dtype=torch.float64, device=theta.device)
+        for j, rows in enumerate(self._chunks):
+            kept[j].zero_()
+            value = self._evaluator.add(theta, kept[j], self._share, rows, 1 / len(rows))
+            if rows.stop <= self.size:
+                values += value * (len(rows) / self.total)
+        shares = [len(rows) / self.total if rows.stop <= self.size else 0.0 for rows in self._chunks]
+        torch.mv(kept[: len(shares)].T, torch.tensor(shares, dtype=kept.dtype, device=kept.device), out=grad)
+        return float(values)
+
+    def chunk(self, index: int, theta: Tensor, grad: Tensor) -> float:
+        grad.zero_()
+        rows = self._chunks[index]
+        return float(self._evaluator.add(theta, grad, self._share, rows, 1 / len(rows)))
+
+
+class DataObjective:
+    """The subdomains of one rank; implements ``contracts.Objective``."""
+
+    def __init__(self, evaluator: Evaluator, orders: Sequence[Order], mine: range, batches: int) -> None:
+        self._evaluator, self._orders, self._batches = evaluator, orders, batches
+        self.n_params = evaluator.flat.n_params
+        count = len(orders)
+        has_halo = count > 1 and orders[0].overlap > 0
+        self.subdomains = [DataSubdomain(evaluator, orders[i], orders[(i + 1) % count] if has_halo else None) for i in mine]
+        self._selected: tuple[int, int] | None = None
+
+    @property
+    def batches(self) -> int:
+        return self._batches
+
+    @property
+    def gradient_samples(self) -> int:
+        return self._evaluator.gradient_samples
+
+    @property
+    def value_samples(self) -> int:
+        return self._evaluator.value_samples
+
+    def select(self, epoch: int, batch: int) -> None:
+        key = (0, 0) if self._batches == 1 else (epoch, batch)
+        if key == self._selected:
+            return
+        self._selected = key
+        total = sum(batch_size(order, batch) for order in self._orders)
+        for subdomain in self.subdomains:
+            subdomain.select(epoch, batch, total)
+
+
+def batch_size(order: Order, batch: int) -> int:
+    """|O_i| of one minibatch, from block arithmetic alone: every rank knows every subdomain's."""
+    if order.batches == 1:
+        return len(order.indices)
+    sizes = [(len(block(len(part), order.batches, batch)), len(block(len(part), order.batches, (batch + 1) % order.batches)))
+             for part in (order.head, order.rest)]  # fmt: skip
+    return sum(mine + min(following, head_size(mine, order.overlap)) for mine, following in sizes)
+
+
+def plan(samples: int, subdomains: int, *, batch: int, overlap: float, seed: int) -> list[Order]:
+    """The orders of all N subdomains of a training set; ValueError if a minibatch would leave one empty."""
+    batches = max(1, round(samples / batch)) if batch else 1
+    orders = [Order(block(samples, subdomains, i), overlap, batches, seed) for i in range(subdomains)]
+    if min(batch_size(order, k) for order in orders for k in range(batches)) < 1:
+        raise ValueError(f"data.batch = {batch} over {subdomains} subdomains leaves a subdomain without samples")
+    return orders
+
+
+def needed_ranges(orders: Sequence[Order], mine: range) -> list[range]:
+    """What a rank with the subdomains ``mine`` must hold: their block, and the head of the next one."""
+    own = range(orders[mine.start].indices.start, orders[mine.stop - 1].indices.stop)
+    halo = orders[mine.stop % len(orders)].head if len(orders) > 1 else range(0)
+    return [own, halo]
