@@ -76,6 +76,7 @@ class Timers:
         self._times = {phase: [0 for _ in size] for phase in PHASES}  # ns
         self._counts = {phase: [0 for _ in size] for phase in PHASES}
         self._traffic = {phase: [[0, 0] for _ in size] for phase in PHASES}
+        self._lap = [0 for _ in size]
         self._stack: list[int] = []
         self._current = REGIONS.index(OTHER)
         self._since = clock()
@@ -195,7 +196,8 @@ def size_text(nbytes: float) -> str:
 
 def render(lines: Sequence[RegionTime]) -> list[str]:
     """The phase table as text, 95 columns wide."""
-    text = [f"{'phase':<8} {'region':<12} {'calls':>8} {'min s':>9} {'mean s':>9} {'max s':>9} {'imbal':>6} {'share':>7} {'messages':>9} {'bytes':>9}"]
+    names = ("calls", 8), ("min s", 9), ("mean s", 9), ("max s", 9), ("imbal", 6), ("share", 7), ("messages", 9), ("bytes", 9)
+    text = [f"{'phase':<8} {'region':<12} " + " ".join(name.rjust(width) for name, width in names)]
     for phase in PHASES:
         inside = [line for line in lines if line.phase == phase]
         for line in inside:

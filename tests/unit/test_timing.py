@@ -128,7 +128,8 @@ def test_table_over_ranks_adds_to_hundred_per_cent() -> None:
 
 
 def test_sizes_for_people() -> None:
-    assert [timing.size_text(n) for n in (0, 999, 1000, 2_143_272, 999_600_000, 5e13)] == ["0 B", "999 B", "1 kB", "2.14 MB", "1 GB", "50 TB"]
+    sizes = {0: "0 B", 999: "999 B", 1000: "1 kB", 2_143_272: "2.14 MB", 999_600_000: "1 GB", 5e13: "50 TB"}
+    assert [timing.size_text(size) for size in sizes] == list(sizes.values())
 
 
 def test_a_region_costs_at_most_two_microseconds() -> None:

@@ -1,0 +1,172 @@
+"""The monitor's lines: columns, widths, the choice of view, and what stays on a terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from apts_mpi import monitor
+from apts_mpi.contracts import Status, StepInfo
+from apts_mpi.monitor import Monitor, duration
+from apts_mpi.timing import Timers, table
+
+INFO = StepInfo(
+    k=7,
+    epoch=3,
+    loss=0.123456,
+    grad_norm=1.5e-5,
+    rho=0.875,
+    accepted=True,
+    radius=0.25,
+    step_norm=0.2,
+    global_rho=0.1,
+    global_accepted=False,
+    global_radius=0.5,
+    local_iters=10,
+    local_accepted=9,
+    loss_new=0.12,
+    gradient_samples=20_000,
+    value_samples=0,
+    reductions=3,
+    status=Status.RUNNING,
+)
+EXTRA = {"epoch": 3.5, "time": 12.34, "eta": 3725.0, "passes": 24.5, "accuracy": 97.754}
+HUGE = replace(INFO, k=99_999, loss=1.5e-30, grad_norm=2.5e-30, rho=-1e30, radius=1.25e-6, local_iters=99_999)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def cells(text: str) -> dict[str, str]:
+    """A line taken apart by the columns of the heading: every name ends where its column ends."""
+    found, start = {}, 0
+    for name in monitor.heading().split():
+        end = monitor.heading().index(name, start) + len(name)
+        found[name] = text[start:end].strip()
+        start = end
+    return found
+
+
+def test_every_column_stands_under_its_name() -> None:
+    found = cells(monitor.line(INFO, {**EXTRA, "reductions": 24}))
+    assert found == {
+        "epoch": "3.5",
+        "k": "7",
+        "loss": "0.1235",
+        "|g|": "1.50e-05",
+        "rho": "0.88",
+        "radius": "0.250",
+        "acc": "y/n",
+        "local": "10",
+        "evals": "24.5",
+        "reds": "24",
+        "test%": "97.75",
+        "time": "12.3s",
+        "eta": "1h02m",
+    }
+
+
+def test_what_is_unknown_is_blank_or_a_dash_and_no_global_step_leaves_one_verdict() -> None:
+    found = cells(monitor.line(replace(INFO, global_rho=math.nan, accepted=False, rho=math.nan), {"accuracy": None}))
+    assert (found["acc"], found["rho"], found["test%"], found["eta"], found["epoch"]) == ("n", "-", "", "-", "3.0")
+
+
+@pytest.mark.parametrize("info", [INFO, HUGE, replace(INFO, loss=math.nan, grad_norm=math.inf, rho=math.inf)])
+def test_a_line_is_as_wide_as_its_heading_and_at_most_a_hundred_with_the_clock(info: StepInfo) -> None:
+    extra = {"epoch": 999.94, "time": 3.5e5, "eta": 9e6, "passes": 9999.94, "reductions": 99_999.0, "accuracy": 100.0}
+    assert len(monitor.line(info, extra)) == len(monitor.heading())
+    assert len("12:34:56 " + monitor.heading()) <= 100
+    assert len(monitor.heading(monitor.NARROW)) <= 79
+    assert all(len(text) <= 100 for text in monitor.LEGEND)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0s"),
+        (99.94, "99.9s"),
+        (99.96, "1:40"),
+        (3599.4, "59:59"),
+        (3600, "1h00m"),
+        (359_999, "99h59m"),
+        (360_000, "4d04h"),
+        (1e9, ">99d"),
+    ]
+    + [(None, "-"), (math.nan, "-"), (math.inf, "-"), (-1, "-")],
+)
+def test_durations_are_at_most_six_wide(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+    assert len(text) <= 6
+
+
+def test_plain_log_has_stamps_header_again_and_no_colour() -> None:
+    out = io.StringIO()
+    with Monitor("auto", 60, "title", out) as screen:  # a StringIO is no terminal, so auto is plain
+        screen.start({"data": "digits", "subdomains": "N = 2"})
+        for k in range(60):
+            screen.step(replace(INFO, k=k), EXTRA)
+        screen.note("the radius is small")
+    text = out.getvalue()
+    lines = text.splitlines()
+    assert "\x1b" not in text and text.isascii()
+    assert lines[0] == "title" and lines[1] == "data        digits"
+    assert sum(line.startswith("clock ") for line in lines) == 3  # before 0, 25 and 50
+    steps = [line for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert len(steps) == 60
+    assert cells(steps[59][9:])["reds"] == "180"  # the monitor adds up what train does not
+    assert lines[-1] == "note: the radius is small"
+
+
+def test_finish_prints_phases_and_result() -> None:
+    out, timers = io.StringIO(), Timers()
+    timers.phase("run")
+    with timers("reduce"):
+        pass
+    Monitor("plain", stream=out).finish(table([timers.row()]), {"status": "epochs done", "accuracy": "97.8 %"})
+    assert "reduce" in out.getvalue()
+    assert out.getvalue().endswith("status    epochs done\naccuracy  97.8 %\n")
+
+
+def test_none_is_silent() -> None:
+    out = io.StringIO()
+    screen = Monitor("none", 3, "title", out)
+    screen.start({"data": "x"})
+    screen.step(INFO, EXTRA)
+    screen.note("x")
+    screen.finish([], {"a": 1})
+    assert out.getvalue() == ""
+
+
+def test_live_shows_bar_and_last_lines_and_gives_the_cursor_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(monitor, "REDRAW", 0.0)
+    out = Terminal()
+    with pytest.raises(KeyboardInterrupt), Monitor("auto", 40, "title", out) as screen:
+        screen.start({"data": "[red]digits[/red]"})  # brackets are text, not markup
+        for k in range(30):
+            screen.step(replace(INFO, k=k, accepted=k % 2 == 0), EXTRA)
+        raise KeyboardInterrupt
+    text = out.getvalue()
+    assert "[red]digits" in text
+    assert "30/40" in text and "1h02m left  test 97.75 %" in text
+    assert "\x1b[32my/n" in text and "\x1b[2;31mn/n" in text
+    assert text.count("\x1b[?25h") == 1  # cursor shown again
+    last = text[text.rindex("epoch") :]
+    assert [int(found) for found in re.findall(r" 3\.5 +(\d+) ", last)] == list(range(18, 30))
+
+
+def test_a_narrow_terminal_drops_columns_instead_of_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Terminal()
+    with Monitor("live", 40, "title", out) as screen:
+        screen.step(INFO, EXTRA)
+    heading = out.getvalue()[out.getvalue().rindex("epoch") :].splitlines()[0]
+    assert "evals" in heading and "local" not in heading
