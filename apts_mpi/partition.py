@@ -6,6 +6,11 @@ ranks. Subdomain i also sees the *halo*: the first share of its right neighbour'
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 def block(total: int, parts: int, index: int) -> range:
     """The ``index``-th of ``parts`` contiguous blocks of range(total); sizes differ by at most one."""
@@ -25,3 +30,15 @@ def check_counts(samples: int, subdomains: int, ranks: int) -> None:
 def head_size(size: int, overlap: float) -> int:
     """How many samples of a block of ``size`` its left neighbour borrows: ceil(overlap * size)."""
     return min(size, -(-int(round(overlap * size * 1_000_000)) // 1_000_000))
+
+
+def tree_sum(terms: Sequence[T], add: Callable[[T, T], T]) -> T:
+    """Sum in the fixed pairwise tree: sum(lo, hi) = sum(lo, mid) + sum(mid, hi), mid = (lo + hi) // 2.
+
+    Cutting the terms into P equal groups, P a power of two, and summing first within and then over
+    the groups takes the same tree: the same bits. ``add`` may overwrite and return its first argument.
+    """
+    if len(terms) == 1:
+        return terms[0]
+    mid = len(terms) // 2
+    return add(tree_sum(terms[:mid], add), tree_sum(terms[mid:], add))

@@ -1,0 +1,161 @@
+"""The communicator over MPI: preallocated flat buffers, upper-case (unpickled) calls, counted and timed.
+
+Law: every method is collective. The ranks of one MPI communicator call the same methods in the same
+order; nothing raises on one rank alone between two of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from apts_mpi.parallel.handshake import HandshakeError, difference
+from apts_mpi.parallel.reduce import MpiReducer, choose
+from apts_mpi.parallel.serial import checked
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+    from torch import Tensor, device, dtype
+
+    from apts_mpi.contracts import Message, Timers
+    from apts_mpi.parallel.message import FlatMessage
+
+
+def library_name(text: str) -> str:
+    """Name and version from MPI_Get_library_version: "Open MPI v5.0.11", "MPICH Version: 5.0.2"."""
+    return " ".join(text.replace("\0", " ").strip().splitlines()[0].split(", package")[0].split())
+
+
+class MpiCommunicator:
+    """``contracts.Communicator`` over an mpi4py intracommunicator that nobody else talks on.
+
+    Args:
+        comm: ranks that take part; building the object is collective.
+        reduction: "mpi" (MPI_Allreduce), "tree" (fixed pairwise tree: for 2^k subdomains the same bits on every 2^j
+            ranks) or "auto" (MPI_Allreduce where a trial at plan() shows that it gives the bits of the tree).
+        count_limit: elements in one MPI call.
+        timers: times "reduce", and "wait" if ``wait`` is set.
+        wait: put a barrier before each sum, so that waiting and sending are told apart.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        reduction: str = "auto",
+        count_limit: int = 2**30,
+        timers: Timers | None = None,
+        wait: bool = False,
+    ) -> None:
+        from mpi4py import MPI
+
+        if reduction not in ("auto", "mpi", "tree"):
+            raise ValueError(f"comm.reduction must be auto, mpi or tree, got {reduction!r}")
+        if count_limit < 1:
+            raise ValueError(f"comm.count_limit must be at least 1, got {count_limit}")
+        self.comm, self.reduction, self.count_limit, self.timers, self.wait = comm, reduction, count_limit, timers, wait
+        self.rank, self.size, self.host = comm.Get_rank(), comm.Get_size(), MPI.Get_processor_name()
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
+        self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
+        node.Free()
+        self.library = library_name(MPI.Get_library_version())
+        self.large = self.small = self.bytes = 0
+        self.reductions: dict[str, str] = {}  # provenance: the reducer chosen for each kind of message
+        self._small = MpiReducer(comm, count_limit)  # lanes and flags are exact in any order
+        self._pid = os.getpid()
+
+    @property
+    def messages(self) -> int:
+        """Sums so far, large and small; also counted at one rank, where ``bytes`` stays 0."""
+        return self.large + self.small
+
+    def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:
+        """Allocate a message and choose how it is summed; HandshakeError unless all ranks plan the same."""
+        from apts_mpi.parallel.message import FlatMessage
+
+        kind = f"{n_params} {str(dtype).removeprefix('torch.')} + scalars {', '.join(scalars) or 'none'}"
+        self.agree("message", kind)
+        message = FlatMessage(n_params, dtype, device, scalars)
+        if self.size > 1:
+            reducer = choose(self.comm, self.reduction, self.count_limit, message.host)
+            message.reduce, self.reductions[kind] = reducer, reducer.name
+        return message
+
+    def sum_(self, message: Message, vector: bool = True) -> None:
+        """Replace the message by its sum over the ranks; ``vector=False`` sends scalars and flags alone."""
+        self._enter()
+        flat = checked(message)
+        if self.wait:
+            with self._timed("wait"):
+                self.comm.Barrier()
+        with self._timed("reduce"):
+            cells = flat.fetch(vector)
+            if self.size > 1:
+                (flat.reduce if vector else self._small)(cells)
+                self.bytes += cells.nbytes
+            flat.settle(vector)
+        self.large, self.small = self.large + vector, self.small + (not vector)
+
+    def broadcast_(self, vector: Tensor) -> None:
+        """Overwrite ``vector`` (1-D, contiguous) by rank 0's."""
+        from apts_mpi.parallel.message import check_flat
+
+        self._enter()
+        check_flat(vector)
+        staged = vector.detach().cpu()  # waits for the device; a CPU tensor is not copied
+        cells = staged.numpy()
+        for start in range(0, len(cells), self.count_limit):
+            self.comm.Bcast(cells[start : start + self.count_limit], root=0)
+        if vector.device.type != "cpu":
+            vector.detach().copy_(staged)
+
+    def share(self, text: str) -> str:
+        """Rank 0's text, on every rank."""
+        self._enter()
+        data = np.frombuffer(text.encode(), np.uint8)
+        length = np.array([len(data)])
+        self.comm.Bcast(length, root=0)
+        data = data.copy() if self.rank == 0 else np.empty(length[0], np.uint8)
+        self.comm.Bcast(data, root=0)
+        return data.tobytes().decode()
+
+    def agree(self, what: str, text: str) -> None:
+        """Raise HandshakeError on every rank, naming the ranks in the minority, unless ``text`` is the same on all."""
+        found = difference(self, what, text)
+        if found:
+            raise HandshakeError(found)
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """Each rank's float64 row, on every rank, in rank order; rows may differ in length."""
+        rows = self._gather(np.array(values, np.float64).reshape(-1))
+        return [[float(value) for value in row.view(np.float64)] for row in rows]
+
+    def gather_text(self, text: str) -> list[str]:
+        """Each rank's text, on every rank, in rank order."""
+        return [row.tobytes().decode() for row in self._gather(np.frombuffer(text.encode(), np.uint8))]
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        self._enter()
+        self.comm.Barrier()
+
+    def _gather(self, row: np.ndarray[tuple[int], np.dtype[np.float64 | np.uint8]]) -> list[np.ndarray[tuple[int], np.dtype[np.uint8]]]:
+        """Every rank's bytes."""
+        self._enter()
+        data = row.view(np.uint8)
+        lengths = np.empty(self.size, np.int64)
+        self.comm.Allgather(np.array([len(data)]), lengths)
+        found = np.empty(int(lengths.sum()), np.uint8)
+        self.comm.Allgatherv(data, [found, lengths.tolist()])
+        return np.split(found, np.cumsum(lengths)[:-1])
+
+    def _enter(self) -> None:
+        """Refuse a forked child: it shares the parent's MPI connections and would corrupt them."""
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"rank {self.rank} was forked after MPI had started; talk to other ranks from the parent process only")
+
+    def _timed(self, region: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.timers is None else self.timers(region)

@@ -1,0 +1,74 @@
+"""Do all ranks run the same thing? Versions, config, layout and data are compared once, before the loop."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
+
+_PACKAGES = ("apts_mpi", "torch", "numpy", "mpi4py", "h5py")
+_SHOWN = 120  # characters of a text in an error
+_NAMED = 8  # ranks in an error
+
+
+class HandshakeError(RuntimeError):
+    """The ranks do not agree; raised on every rank with the same words."""
+
+
+class TextGatherer(Protocol):
+    """What the comparison needs of a communicator."""
+
+    def gather_text(self, text: str) -> list[str]:
+        """Each rank's text, on every rank, in rank order; every rank calls."""
+
+    @property
+    def host(self) -> str:
+        """This rank's host name."""
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries whose versions may change the numbers or the format of files."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def handshake(comm: TextGatherer, items: Mapping[str, str]) -> None:
+    """Raise HandshakeError on every rank unless versions and all ``items`` are the same on all; every rank calls.
+
+    Args:
+        comm: the communicator.
+        items: what must not differ, by name: config, layout, data, sizes; long texts are compared by hash.
+    """
+    mine = {**{f"version of {name}": text for name, text in versions().items()}, **items}
+    names = difference(comm, "handshake items", ", ".join(mine))
+    found = [names] if names else [difference(comm, what, text) for what, text in mine.items()]
+    if any(found):
+        raise HandshakeError("\n".join(text for text in found if text))
+
+
+def difference(comm: TextGatherer, what: str, text: str) -> str:
+    """Empty if ``text`` is the same on all ranks, else which ranks differ from most and how; every rank calls."""
+    digests = comm.gather_text(sha256(text.encode()).hexdigest())
+    if len(set(digests)) == 1:  # the same verdict on every rank: nobody leaves alone
+        return ""
+    return verdict(what, digests, comm.gather_text(comm.host), comm.gather_text(text[:_SHOWN]))
+
+
+def verdict(what: str, digests: Sequence[str], hosts: Sequence[str], texts: Sequence[str]) -> str:
+    """The sentence about a disagreement: most ranks' text against those of the minority; rank 0 breaks a tie."""
+    counts = Counter(digests)
+    most = max(counts, key=lambda digest: (counts[digest], -digests.index(digest)))
+    minority = [rank for rank, digest in enumerate(digests) if digest != most]
+    named = [f"rank {rank} on {hosts[rank]} ({texts[rank]!r})" for rank in minority[:_NAMED]]
+    more = f" and {len(minority) - _NAMED} more" if len(minority) > _NAMED else ""
+    first = digests.index(most)
+    whose = f"{counts[most]} of {len(digests)} ranks have {texts[first]!r}"
+    return f"{what} differs between the ranks: {whose}, but not {', '.join(named)}{more}"

@@ -1,0 +1,82 @@
+"""The communicator of one rank: sums are identities and nothing is sent; needs no MPI."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, device, dtype
+
+    from apts_mpi.contracts import Message, Timers
+    from apts_mpi.parallel.message import FlatMessage
+
+
+def checked(message: Message) -> FlatMessage:
+    """``message`` if ``plan`` made it, else TypeError: only planned buffers cross the wire."""
+    from apts_mpi.parallel.message import FlatMessage
+
+    if not isinstance(message, FlatMessage):
+        raise TypeError(f"sum_ takes a message made by plan(), got {type(message).__name__}")
+    return message
+
+
+class SerialCommunicator:
+    """``contracts.Communicator`` at one rank; the same refusals and counts as over MPI, but zero bytes."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    library = "none (one rank)"
+
+    def __init__(self, timers: Timers | None = None) -> None:
+        self.timers = timers
+        self.host = platform.node()
+        self.large = 0  # sums of a whole message
+        self.small = 0  # sums of scalars and flags alone
+        self.bytes = 0
+        self.reductions: dict[str, str] = {}
+
+    @property
+    def messages(self) -> int:
+        """Sums so far."""
+        return self.large + self.small
+
+    def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:
+        """Allocate a message once, before the loop."""
+        from apts_mpi.parallel.message import FlatMessage
+
+        return FlatMessage(n_params, dtype, device, scalars)
+
+    def sum_(self, message: Message, vector: bool = True) -> None:
+        """The sum over one rank: the vector stays, scalars and flags can be read."""
+        flat = checked(message)
+        flat.check()
+        flat.settle(vector=False)
+        self.large, self.small = self.large + vector, self.small + (not vector)
+
+    def broadcast_(self, vector: Tensor) -> None:
+        """Check ``vector``; nothing to send."""
+        from apts_mpi.parallel.message import check_flat
+
+        check_flat(vector)
+
+    def share(self, text: str) -> str:
+        """``text``."""
+        return text
+
+    def agree(self, what: str, text: str) -> None:
+        """One rank agrees with itself."""
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """The one row."""
+        return [[float(value) for value in values]]
+
+    def gather_text(self, text: str) -> list[str]:
+        """The one text."""
+        return [text]
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
