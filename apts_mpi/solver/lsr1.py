@@ -1,0 +1,229 @@
+"""Limited-memory SR1 with the OBS subproblem solver, from inner products with the memory alone.
+
+S and Y are rows of one (2 (m + 1), n) buffer on the device of the model: slot j has s_j in row 2j and y_j
+in row 2j + 1. One slot is spare: steps are proposed in it and pairs tried in it, so that taking a pair
+copies nothing and refusing one loses nothing. Everything else is float64 on the host.
+Sources: Brust, Erway, Marcia 2017; numerics in `docs/`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apts_mpi.solver.compact import Gram, Spectrum, spectrum, sr1
+from apts_mpi.solver.model import Observed, Step, block_size
+from apts_mpi.solver.subproblem import Solution, solve
+
+Array = NDArray[np.float64]
+
+GAMMA_RANGE = (1e-8, 1e8)  # gamma = y'y / s'y is clamped to it
+
+
+class LSR1:
+    """The model m(s) = g's + s'Bs/2 with B = gamma I + Psi M Psi' of at most ``memory`` pairs.
+
+    See ``model.Model`` for how it is called. Vectors are (n_params,), contiguous, of ``dtype`` (float32 or
+    float64) on ``device``. ``gamma_init`` serves until a pair with s'y > 0 is taken. ``cut`` is the relative
+    eigenvalue of Psi'Psi below which a direction is dropped; by default 1024 rounding units of ``dtype``.
+    """
+
+    def __init__(
+        self, n_params: int, memory: int, dtype: torch.dtype, device: torch.device, gamma_init: float = 1.0, cut: float | None = None
+    ) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
+        if n_params < 1 or memory < 0 or not math.isfinite(gamma_init):
+            raise ValueError(f"need n_params >= 1, memory >= 0, finite gamma_init; got {n_params}, {memory}, {gamma_init}")
+        self.n_params, self.memory, self.gamma_init = n_params, memory, gamma_init
+        eps = torch.finfo(dtype).eps
+        self.noise = 16 * eps  # relative accuracy of the inner products
+        self.cut = 1024 * eps if cut is None else cut
+        self._block = min(n_params, block_size(device))
+        self._rows = torch.zeros(2 * (memory + 1), n_params, dtype=dtype, device=device)
+        self._pack = torch.zeros(4, self._block, dtype=dtype, device=device)
+        self._gram = np.zeros((2 * (memory + 1),) * 2)
+        self.skipped = 0  # pairs refused since construction
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all pairs and the gradient; ``begin`` must follow."""
+        self._order: list[int] = []  # slots, oldest pair first
+        self._spare = 0
+        self.gamma = self.gamma_init
+        self._products = self._products_new = np.full(len(self._gram), math.nan)
+        self._square = self._square_new = math.nan
+        self._spectrum: Spectrum | None = None
+
+    @property
+    def count(self) -> int:
+        """Pairs in the memory."""
+        return len(self._order)
+
+    def begin(self, grad: Tensor) -> float:
+        """Take ``grad`` as the gradient at the current point; returns its norm. One pass, one transfer."""
+        used = self._used_rows()
+        parts = []
+        for start in range(0, self.n_params, self._block):
+            g = grad[start : start + self._block]
+            parts.append(torch.cat([torch.mv(self._rows[:used, start : start + self._block], g), torch.dot(g, g).view(1)]))
+        values = torch.stack(parts).sum(0, dtype=torch.float64).cpu().numpy()
+        self._products = np.zeros(len(self._gram))
+        self._products[:used], self._square = values[:-1], float(values[-1])
+        return math.sqrt(self._square)
+
+    def propose_(self, grad: Tensor, radius: float) -> Step:
+        """Minimise m(s) over ||s|| <= radius: the subproblem on the host, then s = c_g g + S'c_S + Y'c_Y in one pass."""
+        solution, c_grad, c_rows = self._solve(radius)
+        out = self._rows[2 * self._spare]
+        if solution.step_norm == 0:
+            out.zero_()
+        else:
+            self._combine_(c_grad, c_rows, grad, radius, out)
+        return Step(
+            out, solution.predicted, solution.step_norm, solution.curvature, solution.hits_boundary, solution.hard_case, solution.finite
+        )
+
+    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> Observed:
+        """Offer the pair (s, y = grad_new - grad) and look at ``grad_new``. One pass, one transfer.
+
+        The pair is refused, and counted, unless everything is finite and |s'(y - Bs)| >= 1e-8 ||s|| ||y - Bs||.
+        Its inner products are taken from y itself, not from differences of other products.
+        """
+        s_row, y_row = 2 * self._spare, 2 * self._spare + 1
+        columns, small = self._pass_(step, grad, grad_new)
+        pair = np.array([s_row, y_row])
+        columns[:2, pair] = small[:2, :2]
+        columns[2, pair] = small[2, :2]
+        self._products_new, self._square_new = columns[2], float(small[2, 2])
+        taken = bool(np.isfinite(columns).all() and np.isfinite(small).all()) and self._take(columns[:2], small[3, :2])
+        self.skipped += not taken
+        return Observed(math.isfinite(self._square_new), math.sqrt(self._square_new), taken)
+
+    def accept(self) -> None:
+        """Make the ``grad_new`` observed last the current gradient."""
+        self._products, self._square = self._products_new, self._square_new
+
+    # --- host: tiny float64 matrices -------------------------------------------------------------
+
+    def _take(self, columns: Array, grad_products: Array) -> bool:
+        """Let the pair in the spare slot into the memory if it passes the test; its row of the Gram matrix is ``columns``."""
+        s_row, y_row = 2 * self._spare, 2 * self._spare + 1
+        self._gram[[s_row, y_row]] = columns
+        self._gram[:, [s_row, y_row]] = columns.T
+        self._products[[s_row, y_row]] = grad_products
+        tried = sr1(self._gram_of([*self._order, self._spare]), self.gamma, self.noise)
+        if self.count not in tried.used:
+            return False
+        curvature, square = self._gram[s_row, y_row], self._gram[y_row, y_row]
+        if curvature > 0:
+            self.gamma = float(min(max(square / curvature, GAMMA_RANGE[0]), GAMMA_RANGE[1]))
+        self._spectrum = None
+        if self.memory > 0:
+            self._order.append(self._spare)
+            self._spare = self._order.pop(0) if self.count > self.memory else self.count
+        return True
+
+    def _gram_of(self, slots: list[int]) -> Gram:
+        s = 2 * np.array(slots, dtype=np.intp)
+        gram = self._gram
+        return Gram(gram[np.ix_(s, s)], gram[np.ix_(s, s + 1)], gram[np.ix_(s + 1, s + 1)])
+
+    def _solve(self, radius: float) -> tuple[Solution, float, Array]:
+        """The subproblem's solution and its coefficients on g and on the rows of the memory."""
+        if self._spectrum is None:
+            gram = self._gram_of(self._order)
+            self._spectrum = spectrum(gram, sr1(gram, self.gamma, self.noise), self.noise, self.cut, self.n_params)
+        model = self._spectrum
+        s_rows = 2 * np.array(self._order, dtype=np.intp)
+        to_psi = self._products[s_rows + 1] - model.gamma * self._products[s_rows]
+        inside = model.basis.T @ to_psi
+        outside = max(self._square - float(inside @ inside), 0.0)
+        free = len(inside) < self.n_params
+        if outside <= model.noise * self._square or not free:
+            outside = 0.0 if math.isfinite(outside) else outside
+        extra, eigenvalues, grad = None, model.eigenvalues, inside
+        if outside > 0 or not math.isfinite(outside):
+            eigenvalues, grad = np.append(eigenvalues, model.gamma), np.append(grad, math.sqrt(outside))
+        elif free and model.gamma < min(eigenvalues, default=0.0) and model.gamma < 0:
+            extra = self._direction(model)
+            if extra is not None:
+                eigenvalues, grad = np.append(eigenvalues, model.gamma), np.append(grad, 0.0)
+        solution = solve(eigenvalues, grad, radius)
+        within = solution.coefficients[: len(inside)]
+        rows = np.zeros(len(self._gram))
+        c_grad = float(solution.coefficients[-1]) / math.sqrt(outside) if outside > 0 and solution.finite else 0.0
+        c_psi = model.basis @ (within - c_grad * inside)
+        if extra is not None:
+            c_psi += solution.coefficients[-1] * extra[0]
+            rows[s_rows] += solution.coefficients[-1] * extra[1]
+        rows[s_rows + 1] = c_psi
+        rows[s_rows] -= model.gamma * c_psi
+        return solution, c_grad, rows
+
+    def _direction(self, model: Spectrum) -> tuple[Array, Array] | None:
+        """A unit vector Psi a + S'b orthogonal to the span of Psi, as (a, b), or None if no row of S leaves that span."""
+        gram = self._gram_of(self._order)
+        squares = np.diag(gram.ss)
+        inside = model.basis.T @ (gram.sy.T - model.gamma * gram.ss)  # Q'S, (r, k)
+        left = squares - np.sum(inside**2, axis=0)
+        best = int(np.argmax(left / squares)) if len(squares) else 0
+        if len(squares) == 0 or not left[best] > model.noise * squares[best]:
+            return None
+        unit = np.eye(len(squares))[best] / math.sqrt(left[best])
+        return -model.basis @ (inside @ unit), unit
+
+    # --- device: passes over the memory ----------------------------------------------------------
+
+    def _used_rows(self) -> int:
+        """Rows from the first to the last pair, the spare slot among them once the memory is full."""
+        return 2 * (max(self._order) + 1) if self._order else 0
+
+    def _pass_(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> tuple[Array, Array]:
+        """Put the pair into the spare slot and take all inner products of (s, y, g_new) with the memory.
+
+        Returns them as (3, rows) and those of (s, y, g_new, g) among each other as (4, 4), float64 on the host.
+        The vectors are packed per block, since a matrix of one leading dimension multiplies twice as fast.
+        """
+        used, spare = self._used_rows(), 2 * self._spare
+        if step.data_ptr() != self._rows[spare].data_ptr():
+            self._rows[spare].copy_(step)
+        wide, small = [], []
+        for start in range(0, self.n_params, self._block):
+            rows = self._rows[:, start : start + self._block]
+            pack = self._pack[:, : rows.shape[1]]
+            pack[0].copy_(rows[spare])
+            pack[2].copy_(grad_new[start : start + self._block])
+            pack[3].copy_(grad[start : start + self._block])
+            torch.sub(pack[2], pack[3], out=pack[1])
+            rows[spare + 1].copy_(pack[1])
+            wide.append(torch.mm(pack[:3], rows[:used].T))
+            small.append(torch.mm(pack, pack.T))
+        sums = [torch.stack(parts).sum(0, dtype=torch.float64).view(-1) for parts in (wide, small)]
+        values = torch.cat(sums).cpu().numpy()
+        columns = np.zeros((3, len(self._gram)))
+        columns[:, :used] = values[:-16].reshape(3, used)
+        return columns, values[-16:].reshape(4, 4)
+
+    def _combine_(self, c_grad: float, c_rows: Array, grad: Tensor, radius: float, out: Tensor) -> None:
+        """out = c_g g + S'c_S + Y'c_Y, then scaled back where rounding took it over ``radius``."""
+        weights = torch.from_numpy(c_rows).to(out.dtype)
+        if out.device.type != "cpu":
+            weights = weights.pin_memory().to(out.device, non_blocking=True)
+        used, spare = self._used_rows(), 2 * self._spare
+        ranges = [(0, min(spare, used)), (min(spare + 2, used), used)]
+        squares = []
+        for start in range(0, self.n_params, self._block):
+            part = out[start : start + self._block]
+            rows = self._rows[:, start : start + self._block]
+            torch.mul(grad[start : start + self._block], c_grad, out=part)
+            for first, last in ranges:
+                if first < last:
+                    part.addmv_(rows[first:last].T, weights[first:last])
+            squares.append(torch.dot(part, part))
+        norm = torch.stack(squares).sum(dtype=torch.float64).sqrt()
+        out.mul_((radius / norm).clamp(max=1.0).to(out.dtype))
