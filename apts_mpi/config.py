@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def _key(default: T, meaning: str) -> T:
+    """A field with its default and the line that ``train --help`` prints for it."""
+    return field(default=default, metadata={"meaning": meaning})
 
 
 def _inside(name: str, value: float, low: float, high: float, *, closed: bool = True) -> None:
@@ -24,11 +31,11 @@ def _inside(name: str, value: float, low: float, high: float, *, closed: bool = 
 class DataConfig:
     """Which data, and how it is cut."""
 
-    path: str = "data/digits"  # folder with manifest.json, written by `apts-mpi data convert`
-    batch: int = 0  # minibatch size |D_k| over all ranks; 0: full batch (APTS), else SAPTS
-    overlap: float = 0.05  # share borrowed from the next subdomain, and from the next minibatch
-    normalize: Literal["scalar", "channel", "none"] = "scalar"  # which stored mean and std
-    limit: int = 0  # use only the first samples of the training set; 0: all
+    path: str = _key("data/digits", "folder with manifest.json, written by `apts-mpi data convert`")
+    batch: int = _key(0, "minibatch size |D_k| over all ranks; 0: full batch (APTS), else SAPTS")
+    overlap: float = _key(0.05, "share borrowed from the next subdomain, and from the next minibatch")
+    normalize: Literal["scalar", "channel", "none"] = _key("scalar", "which stored mean and std")
+    limit: int = _key(0, "use only the first samples of the training set; 0: all")
 
     def __post_init__(self) -> None:
         _inside("data.batch", self.batch, 0, math.inf)
@@ -40,10 +47,10 @@ class DataConfig:
 class ModelConfig:
     """Which network and loss."""
 
-    name: str = "mlp"  # mlp, paper-mnist, paper-mnist-sigmoid, paper-cifar10, cnn, or package.module:factory
-    widths: tuple[int, ...] = (64, 32)  # hidden layers of mlp
-    loss: str = "cross_entropy"  # cross_entropy, mse, or package.module:function
-    dtype: Literal["float32", "float64"] = "float32"
+    name: str = _key("mlp", "mlp, paper-mnist, paper-mnist-sigmoid, paper-cifar10, cnn, or package.module:factory")
+    widths: tuple[int, ...] = _key((64, 32), "hidden layers of mlp")
+    loss: str = _key("cross_entropy", "cross_entropy, mse, or package.module:function")
+    dtype: Literal["float32", "float64"] = _key("float32", "number format of theta, gradients and messages")
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.widths):
@@ -54,13 +61,13 @@ class ModelConfig:
 class TrustRegionConfig:
     """Acceptance and radius, eq. (7)."""
 
-    radius_init: float = 0.1
-    radius_min: float = 1e-6
-    radius_max: float = 8.0
-    shrink: float = 0.5  # alpha
-    grow: float = 2.0  # beta
-    eta1: float = 0.25
-    eta2: float = 0.75
+    radius_init: float = _key(0.1, "Delta of the first outer iteration")
+    radius_min: float = _key(1e-6, "lower bound of Delta")
+    radius_max: float = _key(8.0, "upper bound of Delta")
+    shrink: float = _key(0.5, "alpha: factor of Delta after a poor step")
+    grow: float = _key(2.0, "beta: factor of Delta after a good step")
+    eta1: float = _key(0.25, "a step is accepted if rho >= eta1, else Delta shrinks")
+    eta2: float = _key(0.75, "Delta grows if rho > eta2")
 
     def __post_init__(self) -> None:
         _inside("trust_region.radius_min", self.radius_min, 0, math.inf, closed=False)
@@ -76,19 +83,21 @@ class TrustRegionConfig:
 class LocalConfig:
     """The solver of one subdomain between two communications."""
 
-    solver: Literal["lsr1", "first", "sweep"] = "lsr1"
-    iters: int = 5  # nu of lsr1 and first
-    memory: int = 5  # L-SR1 pairs
-    chunk: int = 250  # sweep: wanted samples per chunk ...
-    chunks_min: int = 8  # ... unless that gives fewer ...
-    chunks_max: int = 30  # ... or more chunks than these
-    passes: int = 2  # sweep: nu = passes * chunks
-    momentum: float = 0.9  # sweep
+    solver: Literal["lsr1", "first", "sweep"] = _key("lsr1", "lsr1: quasi-Newton, the paper's; first: gradient steps; sweep: chunks")
+    iters: int = _key(5, "nu: steps between two communications, lsr1 and first")
+    memory: int = _key(5, "lsr1: pairs kept in memory")
+    radius_start: float = _key(0.5, "first local radius as a share of the ball, lsr1 and first")
+    chunk: int = _key(250, "sweep: wanted samples per chunk")
+    chunks_min: int = _key(8, "sweep: fewest chunks of a subdomain")
+    chunks_max: int = _key(30, "sweep: most chunks of a subdomain")
+    passes: int = _key(2, "sweep: steps over all chunks, nu = passes * chunks")
+    momentum: float = _key(0.9, "sweep: weight of the earlier chunk gradients")
 
     def __post_init__(self) -> None:
         for name in ("iters", "chunk", "chunks_min", "passes"):
             _inside(f"local.{name}", getattr(self, name), 1, math.inf)
         _inside("local.memory", self.memory, 0, math.inf)
+        _inside("local.radius_start", self.radius_start, 1e-6, 1)
         _inside("local.chunks_max", self.chunks_max, self.chunks_min, math.inf)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"local.momentum must be in [0, 1), got {self.momentum:g}")
@@ -98,8 +107,8 @@ class LocalConfig:
 class GlobalStepConfig:
     """The trust-region step on all data after the summed local steps."""
 
-    solver: Literal["lsr1", "first", "none"] = "lsr1"
-    memory: int = 5  # L-SR1 pairs, kept over the outer iterations
+    solver: Literal["lsr1", "first", "none"] = _key("lsr1", "model of the global step; none: no global step")
+    memory: int = _key(5, "lsr1: pairs kept in memory over the outer iterations")
 
     def __post_init__(self) -> None:
         _inside("global_step.memory", self.memory, 0, math.inf)
@@ -109,10 +118,10 @@ class GlobalStepConfig:
 class SolverConfig:
     """How the subdomains work together."""
 
-    subdomains: int = 0  # N; 0: one per rank
-    combine: Literal["mean", "sum"] = "mean"  # s~ = sum (p_i/p) s_i, or sum s_i as in the paper
-    radius: Literal["own", "shared"] = "own"  # do ball and global step keep a radius each, or share one
-    consistent: bool = True  # first-order consistency r_i of eq. (4); off only for study
+    subdomains: int = _key(0, "N, the number of subdomains; 0: one per rank")
+    combine: Literal["mean", "sum"] = _key("mean", "s~ = sum (p_i/p) s_i, or sum s_i as in the paper")
+    radius: Literal["own", "shared"] = _key("own", "do ball and global step keep a radius each, or share one")
+    consistent: bool = _key(True, "first-order consistency r_i of eq. (4); off only for study")
 
     def __post_init__(self) -> None:
         _inside("solver.subdomains", self.subdomains, 0, math.inf)
@@ -122,13 +131,13 @@ class SolverConfig:
 class StopConfig:
     """When to end; the first that holds wins."""
 
-    epochs: int = 10  # 0: no limit
-    iterations: int = 0  # 0: no limit
-    target_loss: float = -math.inf
-    target_accuracy: float = math.inf  # per cent
-    grad_norm: float = 0.0
-    wall_time: float = math.inf  # seconds of the run phase
-    nonfinite: int = 10  # non-finite trials in a row
+    epochs: int = _key(10, "passes over the training set; 0: no limit")
+    iterations: int = _key(0, "outer iterations; 0: no limit")
+    target_loss: float = _key(-math.inf, "end when the loss is at or below")
+    target_accuracy: float = _key(math.inf, "end when the test accuracy is at or above, per cent")
+    grad_norm: float = _key(0.0, "end when the gradient norm is at or below")
+    wall_time: float = _key(math.inf, "end after so many seconds of the run phase")
+    nonfinite: int = _key(10, "end after so many non-finite trials in a row")
 
     def __post_init__(self) -> None:
         _inside("stop.epochs", self.epochs, 0, math.inf)
@@ -144,23 +153,23 @@ class StopConfig:
 class CommConfig:
     """How buffers cross the wire."""
 
-    reduction: Literal["auto", "mpi", "tree"] = "auto"  # tree: same bits for every number of ranks; auto: MPI where it gives them
-    count_limit: int = 2**30  # elements in one MPI call; longer buffers go in pieces
+    reduction: Literal["auto", "mpi", "tree"] = _key("auto", "tree: same bits for every number of ranks; auto: MPI where it gives them")
+    count_limit: int = _key(2**30, "elements in one MPI call; longer buffers go in pieces")
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Where it runs and what it leaves behind."""
 
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    share_gpu: bool = False  # allow two ranks on one GPU
-    threads: int = 0  # torch threads per rank; 0: OMP_NUM_THREADS, else the rank's share of the cores
-    dir: str = ""  # run directory; empty: runs/<time>-<name>
-    name: str = "train"
-    evaluate: int = 1  # epochs between test evaluations; full batch: outer iterations; 0: only at the end
-    deterministic: bool = True  # torch's deterministic algorithms where they exist
-    monitor: Literal["auto", "live", "plain", "none"] = "auto"
+    seed: int = _key(0, "of the initial parameters and the order of the data")
+    device: Literal["auto", "cpu", "cuda"] = _key("auto", "where to compute; auto: a GPU if there is one")
+    share_gpu: bool = _key(False, "allow two ranks on one GPU")
+    threads: int = _key(0, "torch threads per rank; 0: OMP_NUM_THREADS, else the rank's share of the cores")
+    dir: str = _key("", "run directory; empty: runs/<time>-<name>")
+    name: str = _key("train", "last part of the run directory's name")
+    evaluate: int = _key(1, "epochs between test evaluations; full batch: outer iterations; 0: only at the end")
+    deterministic: bool = _key(True, "torch's deterministic algorithms where they exist")
+    monitor: Literal["auto", "live", "plain", "none"] = _key("auto", "live: a view on a terminal; plain: lines for a log")
 
     def __post_init__(self) -> None:
         _inside("run.evaluate", self.evaluate, 0, math.inf)
@@ -171,7 +180,7 @@ class RunConfig:
 class Config:
     """All sections of a run."""
 
-    preset: Literal["default", "paper", "sweep"] = "default"
+    preset: Literal["default", "paper", "sweep"] = _key("default", "named set of values just above the defaults")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)

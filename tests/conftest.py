@@ -1,0 +1,10 @@
+"""One thread per process, whatever is tested: ranks share the cores, and timings of neighbours must not matter."""
+
+from __future__ import annotations
+
+import os
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")  # before anything imports torch or numpy
+for name in [name for name in os.environ if name.startswith("APTS_") and name != "APTS_NIGHTLY"]:
+    del os.environ[name]  # settings of the person who runs the tests
