@@ -3,7 +3,7 @@
 Only rank 0 has a monitor that writes; give the others kind ``none``. ``extra`` of ``step``
 holds what the solver does not know, each key optional: ``epoch`` (passes over the data so far,
 a fraction), ``time`` and ``eta`` (s), ``passes`` (gradient evaluations so far in passes over the
-training set), ``reductions`` (n-vectors so far), ``accuracy`` (test set, per cent; None: not evaluated).
+training set), ``reductions_total`` (n-vectors so far), ``accuracy`` (test set, per cent; None: not evaluated).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ COLUMNS: tuple[tuple[str, int, Cell], ...] = (  # name, width, text; 90 wide wit
     ("acc", 3, lambda info, extra: _verdict(info)),
     ("local", 5, lambda info, extra: str(info.local_iters)),
     ("evals", 6, lambda info, extra: f"{_number(extra, 'passes'):.1f}"),
-    ("reds", 5, lambda info, extra: f"{_number(extra, 'reductions'):.0f}"),
+    ("reds", 5, lambda info, extra: f"{_number(extra, 'reductions_total'):.0f}"),
     ("test%", 6, lambda info, extra: "" if extra.get("accuracy") is None else f"{_number(extra, 'accuracy'):.2f}"),
     ("time", 6, lambda info, extra: duration(extra.get("time"))),
     ("eta", 6, lambda info, extra: duration(extra.get("eta"))),
@@ -227,7 +227,7 @@ class Monitor:
     def step(self, info: StepInfo, extra: Extra) -> None:
         """The line of one outer iteration."""
         self._reductions += info.reductions
-        self._view.step(info, {"reductions": self._reductions, **extra})
+        self._view.step(info, {"reductions_total": self._reductions, **extra})
 
     def note(self, text: str) -> None:
         """A line of its own, such as a warning."""

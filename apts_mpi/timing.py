@@ -171,7 +171,7 @@ def table(rows: Sequence[Sequence[float]]) -> list[RegionTime]:
         total = sum(cell["seconds"] for rank in ranks for cell in rank[phase].values())
         for region in REGIONS:
             cells = [rank[phase][region] for rank in ranks]
-            if any(cell["calls"] or cell["seconds"] for cell in cells):
+            if any(any(cell.values()) for cell in cells):
                 lines.append(_line(phase, region, cells, total))
     return lines
 

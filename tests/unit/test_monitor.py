@@ -54,7 +54,7 @@ def cells(text: str) -> dict[str, str]:
 
 
 def test_every_column_stands_under_its_name() -> None:
-    found = cells(monitor.line(INFO, {**EXTRA, "reductions": 24}))
+    found = cells(monitor.line(INFO, {**EXTRA, "reductions_total": 24}))
     assert found == {
         "epoch": "3.5",
         "k": "7",
@@ -79,7 +79,7 @@ def test_what_is_unknown_is_blank_or_a_dash_and_no_global_step_leaves_one_verdic
 
 @pytest.mark.parametrize("info", [INFO, HUGE, replace(INFO, loss=math.nan, grad_norm=math.inf, rho=math.inf)])
 def test_a_line_is_as_wide_as_its_heading_and_at_most_a_hundred_with_the_clock(info: StepInfo) -> None:
-    extra = {"epoch": 999.94, "time": 3.5e5, "eta": 9e6, "passes": 9999.94, "reductions": 99_999.0, "accuracy": 100.0}
+    extra = {"epoch": 999.94, "time": 3.5e5, "eta": 9e6, "passes": 9999.94, "reductions_total": 99_999.0, "accuracy": 100.0}
     assert len(monitor.line(info, extra)) == len(monitor.heading())
     assert len("12:34:56 " + monitor.heading()) <= 100
     assert len(monitor.heading(monitor.NARROW)) <= 79
