@@ -21,7 +21,7 @@ FORMAT = "apts-mpi parameters"
 def digest(theta: NDArray[Any]) -> str:
     """SHA-256 of the little-endian bytes of ``theta`` (n,)."""
     plain = np.ascontiguousarray(theta, theta.dtype.newbyteorder("<"))
-    return hashlib.sha256(plain.view(np.uint8)).hexdigest()
+    return hashlib.sha256(plain.view(np.uint8).data).hexdigest()
 
 
 def write_parameters(path: Path, parameters: Mapping[str, NDArray[Any]]) -> None:

@@ -1,0 +1,112 @@
+"""Runs as pictures: loss, test accuracy, radius and rho against iterations, work and time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apts_mpi.rundir import Run
+from apts_mpi.study.tables import config, count, flat
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KINDS = (".png", ".pdf", ".svg")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # told apart by colour-blind eyes (Okabe, Ito)
+DASHES = ("-", "--", ":")  # after the colours are used up
+RHO_RANGE = (-0.6, 1.6)
+
+_ROWS = (("loss", "training loss"), ("accuracy", "test accuracy, %"), ("radius", "radius"), ("rho", "rho  (x: step rejected)"))
+_ACROSS = (("iteration", "outer iteration"), ("passes", "gradient evaluations, passes over the training set"), ("time", "time, s"))
+
+
+def draw(runs: Sequence[Run], out: Path) -> None:
+    """Draw ``runs`` into ``out``; its ending chooses PNG, PDF or SVG. ValueError, ModuleNotFoundError."""
+    if out.suffix.lower() not in KINDS:
+        raise ValueError(f"a picture ends in {', '.join(KINDS)}, got {str(out)!r}")
+    empty = [str(run.path) for run in runs if not count(run)]
+    if empty or not runs:
+        raise ValueError(f"no iteration on record in {', '.join(empty) or 'no run at all'}; nothing to draw")
+    figure = _figure(runs)
+    figure.savefig(out, dpi=150)
+
+
+def _figure(runs: Sequence[Run]) -> Figure:
+    try:
+        from matplotlib.figure import Figure  # not pyplot: no window, no change of a notebook's backend
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("drawing needs matplotlib; install it with: pip install 'apts_mpi[plot]'") from error
+    figure = Figure(figsize=(12, 11), layout="constrained")
+    axes = figure.subplots(len(_ROWS), len(_ACROSS), sharex="col", sharey="row")
+    for row, (name, title) in enumerate(_ROWS):
+        for column, (across, label) in enumerate(_ACROSS):
+            panel = axes[row, column]
+            _panel(panel, runs, across, name)
+            if column == 0:
+                panel.set_ylabel(title)
+            if row == len(_ROWS) - 1:
+                panel.set_xlabel(label)
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside upper center", ncols=min(4, len(names)), frameon=False)
+    return figure
+
+
+def _panel(panel: Axes, runs: Sequence[Run], across: str, name: str) -> None:
+    """One quantity of all runs against one measure of progress."""
+    for index, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
+        style = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
+        if across in run.columns and name in run.columns:
+            _curve(panel, run, across, name, {**style, "label": label})
+    panel.grid(True, color="0.9", linewidth=0.6)
+    panel.set_axisbelow(True)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+    if name in ("loss", "radius"):
+        panel.set_yscale("log")
+    if name == "rho":
+        panel.set_ylim(*RHO_RANGE)
+        _thresholds(panel, runs, named=across == _ACROSS[-1][0])
+
+
+def _curve(panel: Axes, run: Run, across: str, name: str, style: dict[str, Any]) -> None:
+    x, y = run.columns[across], run.columns[name].astype(np.float64)
+    if name == "radius":
+        panel.plot(x, y, drawstyle="steps-post", linewidth=1.2, **style)
+    elif name == "rho":
+        _ratios(panel, x, np.clip(y, *RHO_RANGE), run, str(style["color"]))
+    else:
+        known = np.isfinite(y)  # accuracy is not evaluated in every iteration
+        marker = "." if 0 < known.sum() <= 60 else ""
+        panel.plot(x[known], y[known], marker=marker, markersize=4, linewidth=1.4, **style)
+
+
+def _ratios(panel: Axes, x: NDArray[Any], rho: NDArray[np.float64], run: Run, colour: str) -> None:
+    """A dot for each accepted step, a cross for each rejected one; values out of sight lie on the border."""
+    accepted = run.columns.get("accepted", np.ones(len(rho), np.int64)).astype(bool)
+    for chosen, marker, size in ((accepted, ".", 18.0), (~accepted, "x", 16.0)):
+        panel.scatter(x[chosen], rho[chosen], s=size, marker=marker, linewidths=0.9, color=colour, alpha=0.8, clip_on=False)
+
+
+def _thresholds(panel: Axes, runs: Sequence[Run], named: bool) -> None:
+    """Dashed lines at every eta1 and eta2 in use, named at the right border."""
+    for name in ("eta1", "eta2"):
+        values = {flat(config(run)).get(f"trust_region.{name}", math.nan) for run in runs}
+        for value in sorted(value for value in values if not math.isnan(value)):
+            panel.axhline(value, color="0.45", linewidth=0.8, linestyle="--")
+            if named:
+                panel.annotate(
+                    f"{name}\n{value:g}", (1.01, value), xycoords=("axes fraction", "data"), va="center", color="0.35", fontsize=8
+                )
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """The runs' names, with the folder before them where two are the same; unfinished ones say so."""
+    names = [run.name for run in runs]
+    full = [str(run.path) if names.count(run.name) > 1 else run.name for run in runs]
+    return [name if run.completion else f"{name} (did not finish)" for name, run in zip(full, runs, strict=True)]

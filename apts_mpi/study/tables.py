@@ -1,0 +1,144 @@
+"""A run as text: sections of plain lines, at most 100 columns wide where the facts allow it."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from apts_mpi.config import Config
+from apts_mpi.rundir import CONFIG, Completion, Run
+from apts_mpi.timing import render, size_text
+
+BASICS = ("preset", "data.path", "data.batch", "model.name", "solver.subdomains", "local.solver", "global_step.solver", "run.seed")
+LAST = 10  # iterations shown
+
+_COLUMNS: tuple[tuple[str, str, int, str], ...] = (  # name in the records, heading, width, format
+    ("epoch", "epoch", 6, ".2f"),
+    ("iteration", "k", 5, "d"),
+    ("loss", "loss", 9, "#.4g"),
+    ("grad_norm", "|g|", 8, "#.3g"),
+    ("rho", "rho", 7, ".2f"),
+    ("radius", "radius", 8, "#.3g"),
+    ("accepted", "acc", 3, "yes"),
+    ("local_iters", "local", 6, "d"),
+    ("passes", "evals", 7, ".1f"),
+    ("reductions_total", "reds", 6, ".0f"),
+    ("accuracy", "test%", 6, ".2f"),
+    ("time", "time s", 8, ".1f"),
+)
+
+
+def sections(run: Run) -> list[tuple[str, list[str]]]:
+    """(heading, lines) of everything worth knowing about ``run``."""
+    parts = [
+        ("Result", result(run)),
+        ("Settings (the basics, and all that differ from their defaults)", settings(run)),
+        ("Where it comes from", provenance(run.provenance)),
+        (f"Last iterations of {count(run)}", iterations(run)),
+        ("Wall time by phase and region, over the ranks", render(run.times) if run.times else []),
+    ]
+    return [(heading, lines) for heading, lines in parts if lines]
+
+
+def count(run: Run) -> int:
+    """Outer iterations on record."""
+    return len(next(iter(run.columns.values()), ()))
+
+
+def result(run: Run) -> list[str]:
+    """How the run ended, or that it did not."""
+    done = run.completion
+    if done is None:
+        return aligned({"status": f"did not finish: no completion record; {count(run)} outer iterations on record"})
+    return aligned(_result(done))
+
+
+def _result(done: Completion) -> dict[str, object]:
+    return {
+        "status": done.status,
+        "test accuracy": _figure(done.accuracy, "{:.2f} %"),
+        "training loss": _figure(done.loss, "{:.6g}"),
+        "iterations": f"{done.iterations} outer, {_figure(done.epochs, '{:.4g}')} epochs",
+        "work": f"gradient evaluations for {_figure(done.passes, '{:.1f}')} passes over the training set",
+        "communication": f"{done.reductions} vector reductions, {done.messages} messages, {size_text(done.bytes)} per rank",
+        "size": f"n = {done.n_params:,} parameters, N = {done.subdomains} subdomains, P = {done.ranks} ranks",
+        "wall time": _figure(done.seconds, "{:.1f} s"),
+        "theta sha256": done.theta_sha256,
+    }
+
+
+def _figure(value: float, pattern: str) -> str:
+    return "unknown" if math.isnan(value) else pattern.format(value)
+
+
+def settings(run: Run) -> list[str]:
+    """The settings a reader asks for first, and every one that differs from its default."""
+    found, defaults = flat(config(run)), flat(asdict(Config()))
+    shown = {name: value for name, value in found.items() if name in BASICS or value != defaults.get(name)}
+    return aligned({name: shown[name] for name in (*BASICS, *sorted(shown)) if name in shown})
+
+
+def config(run: Run) -> dict[str, Any]:
+    """config.toml as nested dicts; ValueError names the file."""
+    try:
+        return tomllib.loads(run.config)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{run.path / CONFIG} is not TOML: {error}") from error
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; tuples as lists, the way TOML reads them."""
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def provenance(facts: Mapping[str, Any]) -> list[str]:
+    """Code, libraries, machines and data; what an older record lacks is left out."""
+    hosts = list(dict.fromkeys(facts.get("hosts", [])))
+    devices = list(dict.fromkeys(facts.get("devices", [])))
+    shown = {
+        "started": facts.get("started_utc"),
+        "command": facts.get("command"),
+        "version": " ".join(str(facts[name]) for name in ("package_version", "git_commit") if facts.get(name)),
+        "libraries": ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items()),
+        "MPI": str(facts.get("mpi_library", "")).partition("\n")[0][:80],
+        "hosts": ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else ""),
+        "devices": ", ".join(devices),
+        "ranks": f"{facts.get('ranks', '?')}, threads of each: {facts.get('threads_per_rank', '?')}",
+        "data": facts.get("data_fingerprint"),
+        "config sha256": facts.get("config_sha256"),
+    }
+    return aligned({name: value for name, value in shown.items() if value})
+
+
+def iterations(run: Run) -> list[str]:
+    """The last iterations as a table of the columns that exist."""
+    columns = [entry for entry in _COLUMNS if entry[0] in run.columns]
+    if not columns or not count(run):
+        return []
+    lines = [" ".join(heading.rjust(width) for _, heading, width, _ in columns)]
+    for index in range(max(0, count(run) - LAST), count(run)):
+        lines.append(" ".join(_cell(run.columns[name][index].item(), form).rjust(width) for name, _, width, form in columns))
+    return lines
+
+
+def _cell(value: object, form: str) -> str:
+    if form == "yes":
+        return "y" if value else "n"
+    if not isinstance(value, int | float) or math.isnan(value):
+        return ""
+    return format(int(value) if form == "d" else value, form)
+
+
+def aligned(facts: Mapping[str, object]) -> list[str]:
+    """'name   value' lines with the values in one column."""
+    width = max(map(len, facts), default=0)
+    return [f"{name:<{width}}  {value}" for name, value in facts.items()]
