@@ -17,11 +17,13 @@ from torch import Tensor
 
 from apts_mpi.solver.compact import Gram, Spectrum, spectrum, sr1
 from apts_mpi.solver.model import Observed, Step, block_size
-from apts_mpi.solver.subproblem import Solution, solve
+from apts_mpi.solver.obs import Combination, GradProducts, minimise
+from apts_mpi.solver.subproblem import Solution
 
 Array = NDArray[np.float64]
 
 GAMMA_RANGE = (1e-8, 1e8)  # gamma = y'y / s'y is clamped to it
+CUT = 1e-2
 
 
 class LSR1:
@@ -29,20 +31,21 @@ class LSR1:
 
     See ``model.Model`` for how it is called. Vectors are (n_params,), contiguous, of ``dtype`` (float32 or
     float64) on ``device``. ``gamma_init`` serves until a pair with s'y > 0 is taken. ``cut`` is the relative
-    eigenvalue of Psi'Psi below which a direction is dropped; by default 1024 rounding units of ``dtype``.
+    eigenvalue of the scaled Psi'Psi below which a direction is dropped (``compact.spectrum``). The default is a matter of
+    curvature, not of rounding: nearly collinear pairs of a loss that is not quadratic give large false
+    eigenvalues. A memory that is never reset does not work below 1e-3, in float64 neither.
     """
 
     def __init__(
-        self, n_params: int, memory: int, dtype: torch.dtype, device: torch.device, gamma_init: float = 1.0, cut: float | None = None
+        self, n_params: int, memory: int, dtype: torch.dtype, device: torch.device, gamma_init: float = 1.0, cut: float = CUT
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         if n_params < 1 or memory < 0 or not math.isfinite(gamma_init):
             raise ValueError(f"need n_params >= 1, memory >= 0, finite gamma_init; got {n_params}, {memory}, {gamma_init}")
         self.n_params, self.memory, self.gamma_init = n_params, memory, gamma_init
-        eps = torch.finfo(dtype).eps
-        self.noise = 16 * eps  # relative accuracy of the inner products
-        self.cut = 1024 * eps if cut is None else cut
+        self.noise = 2 * torch.finfo(dtype).eps  # relative accuracy of the inner products, measured
+        self.cut = cut
         self._block = min(n_params, block_size(device))
         self._rows = torch.zeros(2 * (memory + 1), n_params, dtype=dtype, device=device)
         self._pack = torch.zeros(4, self._block, dtype=dtype, device=device)
@@ -78,12 +81,12 @@ class LSR1:
 
     def propose_(self, grad: Tensor, radius: float) -> Step:
         """Minimise m(s) over ||s|| <= radius: the subproblem on the host, then s = c_g g + S'c_S + Y'c_Y in one pass."""
-        solution, c_grad, c_rows = self._solve(radius)
+        solution, weights = self._solve(radius)
         out = self._rows[2 * self._spare]
         if solution.step_norm == 0:
             out.zero_()
         else:
-            self._combine_(c_grad, c_rows, grad, radius, out)
+            self._combine_(weights, grad, radius, out)
         return Step(
             out, solution.predicted, solution.step_norm, solution.curvature, solution.hits_boundary, solution.hard_case, solution.finite
         )
@@ -133,49 +136,14 @@ class LSR1:
         gram = self._gram
         return Gram(gram[np.ix_(s, s)], gram[np.ix_(s, s + 1)], gram[np.ix_(s + 1, s + 1)])
 
-    def _solve(self, radius: float) -> tuple[Solution, float, Array]:
-        """The subproblem's solution and its coefficients on g and on the rows of the memory."""
-        if self._spectrum is None:
-            gram = self._gram_of(self._order)
-            self._spectrum = spectrum(gram, sr1(gram, self.gamma, self.noise), self.noise, self.cut, self.n_params)
-        model = self._spectrum
-        s_rows = 2 * np.array(self._order, dtype=np.intp)
-        to_psi = self._products[s_rows + 1] - model.gamma * self._products[s_rows]
-        inside = model.basis.T @ to_psi
-        outside = max(self._square - float(inside @ inside), 0.0)
-        free = len(inside) < self.n_params
-        if outside <= model.noise * self._square or not free:
-            outside = 0.0 if math.isfinite(outside) else outside
-        extra, eigenvalues, grad = None, model.eigenvalues, inside
-        if outside > 0 or not math.isfinite(outside):
-            eigenvalues, grad = np.append(eigenvalues, model.gamma), np.append(grad, math.sqrt(outside))
-        elif free and model.gamma < min(eigenvalues, default=0.0) and model.gamma < 0:
-            extra = self._direction(model)
-            if extra is not None:
-                eigenvalues, grad = np.append(eigenvalues, model.gamma), np.append(grad, 0.0)
-        solution = solve(eigenvalues, grad, radius)
-        within = solution.coefficients[: len(inside)]
-        rows = np.zeros(len(self._gram))
-        c_grad = float(solution.coefficients[-1]) / math.sqrt(outside) if outside > 0 and solution.finite else 0.0
-        c_psi = model.basis @ (within - c_grad * inside)
-        if extra is not None:
-            c_psi += solution.coefficients[-1] * extra[0]
-            rows[s_rows] += solution.coefficients[-1] * extra[1]
-        rows[s_rows + 1] = c_psi
-        rows[s_rows] -= model.gamma * c_psi
-        return solution, c_grad, rows
-
-    def _direction(self, model: Spectrum) -> tuple[Array, Array] | None:
-        """A unit vector Psi a + S'b orthogonal to the span of Psi, as (a, b), or None if no row of S leaves that span."""
+    def _solve(self, radius: float) -> tuple[Solution, Combination]:
+        """The subproblem's solution and its coefficients; the spectrum of B is kept until a pair is taken."""
         gram = self._gram_of(self._order)
-        squares = np.diag(gram.ss)
-        inside = model.basis.T @ (gram.sy.T - model.gamma * gram.ss)  # Q'S, (r, k)
-        left = squares - np.sum(inside**2, axis=0)
-        best = int(np.argmax(left / squares)) if len(squares) else 0
-        if len(squares) == 0 or not left[best] > model.noise * squares[best]:
-            return None
-        unit = np.eye(len(squares))[best] / math.sqrt(left[best])
-        return -model.basis @ (inside @ unit), unit
+        if self._spectrum is None:
+            self._spectrum = spectrum(gram, sr1(gram, self.gamma, self.noise), self.noise, self.cut, self.n_params)
+        s = 2 * np.array(self._order, dtype=np.intp)
+        products = GradProducts(self._products[s], self._products[s + 1], self._square)
+        return minimise(gram, self._spectrum, products, self.n_params, radius)
 
     # --- device: passes over the memory ----------------------------------------------------------
 
@@ -209,21 +177,26 @@ class LSR1:
         columns[:, :used] = values[:-16].reshape(3, used)
         return columns, values[-16:].reshape(4, 4)
 
-    def _combine_(self, c_grad: float, c_rows: Array, grad: Tensor, radius: float, out: Tensor) -> None:
+    def _combine_(self, combination: Combination, grad: Tensor, radius: float, out: Tensor) -> None:
         """out = c_g g + S'c_S + Y'c_Y, then scaled back where rounding took it over ``radius``."""
-        weights = torch.from_numpy(c_rows).to(out.dtype)
-        if out.device.type != "cpu":
-            weights = weights.pin_memory().to(out.device, non_blocking=True)
+        weights = self._to_device(combination)
         used, spare = self._used_rows(), 2 * self._spare
         ranges = [(0, min(spare, used)), (min(spare + 2, used), used)]
         squares = []
         for start in range(0, self.n_params, self._block):
             part = out[start : start + self._block]
             rows = self._rows[:, start : start + self._block]
-            torch.mul(grad[start : start + self._block], c_grad, out=part)
+            torch.mul(grad[start : start + self._block], combination.grad, out=part)
             for first, last in ranges:
                 if first < last:
                     part.addmv_(rows[first:last].T, weights[first:last])
             squares.append(torch.dot(part, part))
         norm = torch.stack(squares).sum(dtype=torch.float64).sqrt()
         out.mul_((radius / norm).clamp(max=1.0).to(out.dtype))
+
+    def _to_device(self, combination: Combination) -> Tensor:
+        """The coefficients in the order of the rows, on the device; no synchronisation."""
+        rows, s = np.zeros(len(self._gram)), 2 * np.array(self._order, dtype=np.intp)
+        rows[s], rows[s + 1] = combination.s, combination.y
+        weights = torch.from_numpy(rows).to(self._rows.dtype)
+        return weights if self._rows.device.type == "cpu" else weights.pin_memory().to(self._rows.device, non_blocking=True)

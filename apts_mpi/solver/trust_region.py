@@ -35,9 +35,7 @@ def judge(actual: float, predicted: float, loss: float, finite: bool, config: Tr
     return Verdict(rho, accepted=rho >= config.eta1, converged=False, nonfinite=False)
 
 
-def next_radius(
-    radius: float, verdict: Verdict, hits_boundary: bool, config: TrustRegionConfig, minimum: float, maximum: float
-) -> float:
+def next_radius(radius: float, verdict: Verdict, hits_boundary: bool, config: TrustRegionConfig, minimum: float, maximum: float) -> float:
     """The radius after a step, eq. (7), within [minimum, maximum].
 
     Grows if rho > eta2 and the step reached the boundary (pass True for a step that is no trust-region
