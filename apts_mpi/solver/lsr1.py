@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apts_mpi.solver.compact import Gram, Spectrum, spectrum, sr1
-from apts_mpi.solver.model import Observed, Step, block_size
+from apts_mpi.solver.model import Observed, Step, block_sizes
 from apts_mpi.solver.obs import Combination, GradProducts, minimise
 from apts_mpi.solver.subproblem import Solution
 
@@ -46,7 +46,7 @@ class LSR1:
         self.n_params, self.memory, self.gamma_init = n_params, memory, gamma_init
         self.noise = 2 * torch.finfo(dtype).eps  # relative accuracy of the inner products, measured
         self.cut = cut
-        self._block = min(n_params, block_size(device))
+        self._product_block, self._block = (min(n_params, size) for size in block_sizes(device))
         self._rows = torch.zeros(2 * (memory + 1), n_params, dtype=dtype, device=device)
         self._pack = torch.zeros(4, self._block, dtype=dtype, device=device)
         self._gram = np.zeros((2 * (memory + 1),) * 2)
@@ -69,12 +69,11 @@ class LSR1:
 
     def begin(self, grad: Tensor) -> float:
         """Take ``grad`` as the gradient at the current point; returns its norm. One pass, one transfer."""
-        used = self._used_rows()
-        parts = []
-        for start in range(0, self.n_params, self._block):
-            g = grad[start : start + self._block]
-            parts.append(torch.cat([torch.mv(self._rows[:used, start : start + self._block], g), torch.dot(g, g).view(1)]))
-        values = torch.stack(parts).sum(0, dtype=torch.float64).cpu().numpy()
+        used, parts = self._used_rows(), []
+        for start in range(0, self.n_params, self._product_block):
+            g = grad[start : start + self._product_block]
+            parts += [torch.mv(self._rows[:used, start : start + len(g)], g), torch.dot(g, g).view(1)]
+        values = torch.cat(parts).view(-1, used + 1).sum(0, dtype=torch.float64).cpu().numpy()
         self._products = np.zeros(len(self._gram))
         self._products[:used], self._square = values[:-1], float(values[-1])
         return math.sqrt(self._square)
@@ -169,8 +168,10 @@ class LSR1:
             pack[3].copy_(grad[start : start + self._block])
             torch.sub(pack[2], pack[3], out=pack[1])
             rows[spare + 1].copy_(pack[1])
-            wide.append(torch.mm(pack[:3], rows[:used].T))
-            small.append(torch.mm(pack, pack.T))
+            for first in range(0, rows.shape[1], self._product_block):
+                part = pack[:, first : first + self._product_block]
+                wide.append(torch.mm(part[:3], rows[:used, first : first + self._product_block].T))
+                small.append(torch.mm(part, part.T))
         sums = [torch.stack(parts).sum(0, dtype=torch.float64).view(-1) for parts in (wide, small)]
         values = torch.cat(sums).cpu().numpy()
         columns = np.zeros((3, len(self._gram)))
