@@ -45,7 +45,7 @@ def collect(
         "source_sha256": source_sha256(package),
         "git_commit": commit(package),
         "versions": versions(),
-        "mpi_library": mpi_library.strip().replace("\0", ""),
+        "mpi_library": mpi_library.replace("\0", "").strip(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),

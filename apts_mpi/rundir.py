@@ -80,6 +80,8 @@ def is_run(path: Path) -> bool:
 def read_run(path: str | Path) -> Run:
     """Read a run directory, finished or not; FileNotFoundError or ValueError name the file."""
     folder = Path(path)
+    if not (folder / PROVENANCE).is_file():
+        raise FileNotFoundError(f"{folder} is no run directory: {PROVENANCE} is missing")
     provenance = _json(folder / PROVENANCE)
     if provenance.get("format") != FORMAT:
         raise ValueError(f"{folder / PROVENANCE} was not written by apts-mpi")

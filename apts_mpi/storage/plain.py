@@ -1,14 +1,14 @@
-"""Files that are whole or absent, and HDF5 files that hold nothing but plain data."""
+"""Disk errors that name the file, and HDF5 files that hold nothing but plain data."""
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+
+from apts_mpi.storage.files import replacing
 
 MEMBERS_MAX = 100_000  # groups and datasets in one file
 DEPTH_MAX = 16
@@ -23,33 +23,10 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut, where the file system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
-            raise
-    finally:
-        os.close(handle)
-
-
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Replace ``path`` by ``data``: temporary file, fsync, rename, fsync of the folder. OSError names ``path``; the old file stays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with naming(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
-        sync_folder(path.parent)
+    """Replace ``path`` by ``data`` as a whole or not at all; OSError names ``path``."""
+    with naming(path), replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 @contextmanager

@@ -38,8 +38,9 @@ def draw(runs: Sequence[Run], out: Path) -> None:
 
 
 def _figure(runs: Sequence[Run]) -> Figure:
+    # Not pyplot: it would open windows and change a notebook's backend.
     try:
-        from matplotlib.figure import Figure  # not pyplot: no window, no change of a notebook's backend
+        from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("drawing needs matplotlib; install it with: pip install 'apts_mpi[plot]'") from error
     figure = Figure(figsize=(12, 11), layout="constrained")

@@ -1,0 +1,159 @@
+"""show and plot: what a reader finds, finished run or not, and refusals that say what to do."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apts_mpi.contracts import Status, StepInfo
+from apts_mpi.rundir import Completion, read_run
+from apts_mpi.storage.records import RunDirectory
+from apts_mpi.study import tables
+from apts_mpi.study.plots import labels
+from apts_mpi.study.report import plot_runs, show_run
+from apts_mpi.timing import Timers
+
+CONFIG = 'preset = "default"\n[local]\niters = 7\n[model]\nname = "mlp"\nwidths = [64, 32]\n[trust_region]\neta1 = 0.25\neta2 = 0.75\n'
+FACTS = {"versions": {"python": "3.11", "torch": "2.13"}, "hosts": ["n1", "n1", "n2"], "git_commit": "c0ffee", "started_utc": "today"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def make(path: Path, iterations: int = 12, finish: bool = True, config: str = CONFIG) -> Path:
+    """A run directory as train leaves it."""
+    run = RunDirectory.create(path, "train", config, FACTS)
+    timers = Timers()
+    timers.phase("run")
+    for k in range(iterations):
+        with timers("evaluate"):
+            rho = math.nan if k == 3 else 1.0 - 0.3 * k
+        accepted = rho > 0.25
+        info = StepInfo(
+            k, k // 4, 2.0 * 0.8**k, 0.1, rho, accepted, 2.0**-k, 0.1, math.nan, False, 1.0, 10, 8, 1.0, 9, 9, 3, Status.RUNNING
+        )
+        extra = {"epoch": k / 4, "time": 0.5 * k, "passes": 7.0 * k, "accuracy": 50.0 + k if k % 2 else None, "reductions_total": 3.0 * k}
+        run.append(info, extra)
+    if finish:
+        done = Completion("epochs done", iterations, 3.0, 6_570, 4, 2, 0.125, 97.75, 84.0, 36, 40, 2_000_000, 12.5, "5ha")
+        run.finish(done, {}, [timers.row(), timers.row()])
+    run.close()
+    return path
+
+
+def shown(path: Path) -> str:
+    out = io.StringIO()
+    show_run(path, out)
+    return out.getvalue()
+
+
+def test_a_finished_run_shows_result_settings_origin_records_and_phases(tmp_path: Path) -> None:
+    text = shown(make(tmp_path / "run"))
+    for wanted in ("epochs done", "97.75 %", "n = 6,570 parameters, N = 4 subdomains, P = 2 ranks", "36 vector reductions", "2 MB"):
+        assert wanted in text
+    for wanted in ("c0ffee", "torch 2.13", "n1, n2", "Last iterations of 12", "evaluate", "total"):
+        assert wanted in text
+    assert "\x1b" not in text and "did not finish" not in text
+
+
+def test_settings_show_basics_and_changes_only(tmp_path: Path) -> None:
+    lines = tables.settings(read_run(make(tmp_path / "run")))
+    assert [line.split()[0] for line in lines] == ["preset", "model.name", "local.iters"]
+    assert lines[-1].split() == ["local.iters", "7"]
+
+
+def test_the_last_iterations_stand_under_their_names(tmp_path: Path) -> None:
+    lines = tables.iterations(read_run(make(tmp_path / "run")))
+    assert len(lines) == 1 + tables.LAST
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 98
+    assert lines[0].split() == ["epoch", "k", "loss", "|g|", "rho", "radius", "acc", "local", "evals", "reds", "test%", "time", "s"]
+    assert lines[-1].split() == ["2.75", "11", "0.1718", "0.100", "-2.30", "0.000488", "n", "10", "77.0", "33", "61.00", "5.5"]
+    assert lines[2].split()[4] == "0.125"  # k = 3: the ratio is nan and stays blank
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
+    path = make(tmp_path / "run", finish=False)
+    assert "did not finish" in shown(path) and "12 outer iterations on record" in shown(path)
+    (path / "records.csv").unlink()
+    (path / "config.toml").unlink()
+    assert "did not finish" in shown(path) and "Last iterations" not in shown(path)
+
+
+def test_a_terminal_gets_colour_and_no_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = Terminal()
+    show_run(make(tmp_path / "run [bold]", finish=False), out)
+    assert "\x1b[1;36mRun" in out.getvalue() and "run [bold]" in out.getvalue()
+    assert "\x1b[1;31m" in out.getvalue()  # did not finish
+
+
+def test_standard_output_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_run(make(tmp_path / "run"))
+    assert "epochs done" in capsys.readouterr().out
+
+
+def test_a_bad_config_is_named(tmp_path: Path) -> None:
+    path = make(tmp_path / "run", config="a = = 1")
+    with pytest.raises(ValueError, match=r"config\.toml is not TOML"):
+        shown(path)
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("pdf", b"%PDF"), ("SVG", b"<?xml")])
+def test_pictures_by_their_ending(tmp_path: Path, ending: str, magic: bytes) -> None:
+    pytest.importorskip("matplotlib")
+    out = plot_runs([make(tmp_path / "b", 5, finish=False)], tmp_path / f"x.{ending}")
+    assert out.read_bytes().startswith(magic)
+
+
+def test_what_the_picture_holds(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from apts_mpi.study.plots import _figure
+
+    path = make(tmp_path / "a")
+    figure = _figure([read_run(path), read_run(make(tmp_path / "b", 3, finish=False))])
+    axes = figure.axes
+    assert len(axes) == 12
+    loss, accuracy, radius, rho = axes[0::3]
+    assert loss.get_yscale() == radius.get_yscale() == "log" and accuracy.get_yscale() == rho.get_yscale() == "linear"
+    line = loss.get_lines()[0]
+    assert line.get_label() == "a" and np.array_equal(line.get_xdata(), range(12))
+    assert np.array_equal(accuracy.get_lines()[0].get_xdata(), [1, 3, 5, 7, 9, 11])  # only where it was evaluated
+    assert loss.get_lines()[1].get_label() == "b (did not finish)"
+    assert [axis.get_xlabel().split()[0] for axis in axes[9:]] == ["outer", "gradient", "time,"]
+    assert {float(entry.get_ydata()[0]) for entry in rho.get_lines()} == {0.25, 0.75}  # type: ignore[index, arg-type]
+    assert axes[1].get_lines()[0].get_xdata()[2] == 14.0  # type: ignore[index]
+
+
+def test_the_default_picture_lies_in_the_first_run(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = make(tmp_path / "a")
+    assert plot_runs([path, make(tmp_path / "b", 5)]) == path / "plot.png"
+    assert (path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [read_run(make(tmp_path / name)) for name in ("x/run", "y/run", "z")]
+    assert labels(runs) == [str(tmp_path / "x/run"), str(tmp_path / "y/run"), "z"]
+
+
+def test_refusals_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"ends in \.png, \.pdf"):
+        plot_runs([path], tmp_path / "x.docx")
+    with pytest.raises(ValueError, match="no iteration on record in .*empty"):
+        plot_runs([path, make(tmp_path / "empty", 0)])
+    with pytest.raises(ValueError, match="at least one run"):
+        plot_runs([])
+    with pytest.raises(FileNotFoundError, match="is no run directory"):
+        show_run(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'apts_mpi\[plot\]'"):
+        plot_runs([path])
