@@ -68,8 +68,11 @@ class Communicator(Protocol):
 
     rank: int
     size: int
-    messages: int  # large and small reductions so far, this rank
     bytes: int  # payload bytes reduced so far, this rank
+
+    @property
+    def messages(self) -> int:
+        """Large and small reductions so far, this rank."""
 
     def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> Message:
         """Allocate a message once, before the loop."""
@@ -96,8 +99,8 @@ class Communicator(Protocol):
 class Subdomain(Protocol):
     """One subdomain's share of the current data D: owned samples O_i, borrowed samples E_i.
 
-    ``theta`` and ``grad`` are flat (n_params,) tensors on the run's device. Every method that
-    takes ``grad`` overwrites it with the gradient of exactly the value it returns.
+    ``theta`` and ``grad`` are flat (n_params,) tensors on the run's device. A method that returns
+    a value overwrites ``grad`` with the gradient of exactly that value.
     """
 
     size: int  # |O_i|
@@ -118,8 +121,8 @@ class Subdomain(Protocol):
     def owned_by_chunk(self, theta: Tensor, grad: Tensor, kept: Tensor) -> float:
         """As ``owned``, keeping the mean gradient of chunk j in ``kept[j]``, kept being (chunks, n_params)."""
 
-    def chunk(self, index: int, theta: Tensor, grad: Tensor) -> float:
-        """Mean loss over one chunk."""
+    def add_chunk(self, index: int, theta: Tensor, grad: Tensor, weight: float) -> None:
+        """Add ``weight`` times the gradient of the mean loss over one chunk to ``grad``; nothing reaches the host."""
 
 
 class Objective(Protocol):
@@ -167,3 +170,4 @@ class StepInfo:
     value_samples: int
     reductions: int  # n-vector reductions of this iteration
     status: Status
+    stop: bool = False  # some rank asked all to stop

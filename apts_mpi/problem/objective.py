@@ -125,10 +125,9 @@ class DataSubdomain:
         torch.mv(kept[: len(shares)].T, torch.tensor(shares, dtype=kept.dtype, device=kept.device), out=grad)
         return float(values)
 
-    def chunk(self, index: int, theta: Tensor, grad: Tensor) -> float:
-        grad.zero_()
+    def add_chunk(self, index: int, theta: Tensor, grad: Tensor, weight: float) -> None:
         rows = self._chunks[index]
-        return float(self._evaluator.add(theta, grad, self._share, rows, 1 / len(rows)))
+        self._evaluator.add(theta, grad, self._share, rows, weight / len(rows))
 
 
 class DataObjective:

@@ -1,0 +1,183 @@
+"""APTS and SAPTS: Algorithm 1 of the paper, one outer iteration per call of ``step``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from apts_mpi import timing
+from apts_mpi.config import Config
+from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers
+from apts_mpi.solver.build import build_local, build_model
+from apts_mpi.solver.exchange import Exchange
+from apts_mpi.solver.local import LocalResult, LocalStart
+from apts_mpi.solver.model import Step
+from apts_mpi.solver.shared_loss import Point, SharedLoss
+from apts_mpi.solver.trust_region import Verdict, judge, next_radius
+from apts_mpi.solver.vectors import dot, norm
+
+
+class APTS:
+    """Minimise f(theta; D) with local steps of all subdomains and a global step.
+
+    ``theta``: flat (n,), any real dtype and device, changed in place; the same on all ranks. ``objective``
+    gives this rank's subdomains, ``subdomains`` counts those of all ranks. Every rank constructs the
+    object and calls ``step`` alike; all decisions rest on summed numbers that are equal on all ranks.
+    """
+
+    def __init__(
+        self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
+        stop_wanted: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self.theta, self._config, self._timers, self._subdomains = theta, config, timers, subdomains
+        self._objective = objective
+        self._local = build_local(config, theta, timers)
+        self._model = build_model(config.global_step.solver, config.global_step.memory, theta)
+        self._exchange = Exchange(theta, objective, comm, timers, stop_wanted)
+        self._loss = SharedLoss(objective, self._exchange, timers, getattr(self._local, "chunk_count", None))
+        self._steps = [torch.zeros_like(theta) for _ in objective.subdomains]
+        self._step, self._trial = torch.zeros_like(theta), torch.zeros_like(theta)
+        self.radius = self.global_radius = config.trust_region.radius_init
+        self._eps = torch.finfo(theta.dtype).eps
+        self._k = self._bad_trials = 0
+        self._known = False  # are f and its gradient known at theta on the present data?
+
+    def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
+        """One outer iteration on minibatch ``batch`` of ``epoch``; every rank calls."""
+        before = self._counts()
+        start = self._begin(epoch, batch)
+        if self._status(start) is not Status.RUNNING:
+            return self._stay(epoch, start, before)
+        loss, grad_norm = start.loss, math.sqrt(start.grad_square)
+        radius = self.radius
+        local, predicted = self._local_steps(start)
+        verdict, step_norm = self._try_sum(predicted)
+        global_verdict, global_radius = self._global_step()
+        self._known = self._objective.batches == 1
+        self._k += 1
+        after = self._counts()
+        return StepInfo(
+            k=self._k - 1, epoch=epoch, loss=loss, grad_norm=grad_norm,
+            rho=verdict.rho, accepted=verdict.accepted, radius=radius, step_norm=step_norm,
+            global_rho=global_verdict.rho if global_verdict else math.nan,
+            global_accepted=bool(global_verdict and global_verdict.accepted), global_radius=global_radius,
+            local_iters=local.iters, local_accepted=local.accepted, loss_new=self._loss.here.loss,
+            gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
+            status=self._after(verdict, global_verdict), stop=self._exchange.stop,
+        )  # fmt: skip
+
+    def _begin(self, epoch: int, batch: int) -> Point:
+        """A: f, its gradient and the shares of both at theta_k; in full batch they are known already."""
+        if not self._known:
+            self._loss.select(epoch, batch)
+            self._loss.evaluate(self.theta)
+            self._loss.move()
+        return self._loss.here
+
+    def _local_steps(self, start: Point) -> tuple[LocalResult, float]:
+        """B: the local solvers, without communication; C: s~ of (5), and the denominator of (6)."""
+        mean = self._config.solver.combine == "mean"
+        ball = self.radius if mean else self.radius / self._subdomains
+        subdomains, results = self._objective.subdomains, []
+        with self._timers(timing.LOCAL_SOLVE):
+            for i, subdomain in enumerate(subdomains):
+                begin = LocalStart(i, subdomain, self.theta, start.grad, start.values[i], start.shares[i], start.chunks[i], ball)
+                results.append(self._local.solve(begin, self._steps[i]))
+                if mean:
+                    self._steps[i].mul_(subdomain.weight)
+        weights = [subdomain.weight if mean else 1.0 for subdomain in subdomains]
+        self._step.copy_(self._exchange.sum_(
+            self._steps, decrease=[weight * result.decrease for weight, result in zip(weights, results, strict=True)],
+            local_iters=[result.iters for result in results], local_accepted=[result.accepted for result in results],
+        ))  # fmt: skip
+        get = self._exchange.get
+        predicted = get("decrease") if self._local.predicts else -0.5 * dot(start.grad, self._step)
+        return LocalResult(get("decrease"), round(get("local_iters")), round(get("local_accepted"))), predicted
+
+    def _try_sum(self, predicted: float) -> tuple[Verdict, float]:
+        """D: rho of (6) for the summed step; theta and the radius move by (7)."""
+        wants_gradient = self._model is not None or self._objective.batches == 1
+        torch.add(self.theta, self._step, out=self._trial)
+        verdict = self._judge_trial(predicted, wants_gradient)
+        self.radius = self._next_radius(self.radius, verdict, hits_boundary=True)
+        if self._config.solver.radius == "shared":
+            self.global_radius = self.radius
+        return verdict, norm(self._step)
+
+    def _global_step(self) -> tuple[Verdict | None, float]:
+        """E: one trust-region step on all of D, with a model that lives through the outer iterations."""
+        radius = self.global_radius
+        if self._model is None:
+            return None, math.nan
+        with self._timers(timing.MODEL):
+            grad = self._loss.here.grad
+            self._model.begin(grad)
+            step: Step = self._model.propose_(grad, radius)
+            torch.add(self.theta, step.vector, out=self._trial)
+        wants_gradient = self._config.global_step.solver == "lsr1" or self._objective.batches == 1
+        before = self._loss.here
+        verdict = self._judge_trial(step.predicted, wants_gradient)
+        after = self._loss.here if verdict.accepted else self._loss.there
+        if wants_gradient and after.finite:
+            with self._timers(timing.MODEL):
+                self._model.observe_(step.vector, before.grad, after.grad)
+        self.global_radius = self._next_radius(radius, verdict, step.hits_boundary)
+        if self._config.solver.radius == "shared":
+            self.radius = self.global_radius
+        return verdict, radius
+
+    def _judge_trial(self, predicted: float, gradient: bool) -> Verdict:
+        """Evaluate the trial point and, if it is accepted, make it the current one; else theta stays, bit for bit."""
+        here, there = self._loss.here, self._loss.evaluate(self._trial, gradient)
+        verdict = judge(here.loss - there.loss, predicted, here.loss, there.finite, self._config.trust_region, self._eps)
+        with self._timers(timing.ACCEPT):
+            if verdict.accepted:
+                self.theta.copy_(self._trial)
+                self._loss.move()
+        return verdict
+
+    def _next_radius(self, radius: float, verdict: Verdict, hits_boundary: bool) -> float:
+        rule = self._config.trust_region
+        return next_radius(radius, verdict, hits_boundary, rule, rule.radius_min, rule.radius_max)
+
+    def _counts(self) -> tuple[int, int, int]:
+        return self._exchange.gradient_samples, self._exchange.value_samples, self._exchange.reductions
+
+    def _status(self, start: Point) -> Status:
+        """Is there anything to do at theta_k?"""
+        if not start.finite:
+            return Status.NONFINITE
+        if start.grad_square == 0:
+            return Status.STATIONARY
+        small = math.sqrt(start.grad_square) <= self._config.stop.grad_norm
+        return Status.GRADIENT if small else Status.RUNNING
+
+    def _after(self, verdict: Verdict, global_verdict: Verdict | None) -> Status:
+        """Can another outer iteration do anything?"""
+        verdicts = [verdict] if global_verdict is None else [verdict, global_verdict]
+        self._bad_trials = self._bad_trials + 1 if any(v.nonfinite for v in verdicts) else 0
+        if self._bad_trials >= self._config.stop.nonfinite:
+            return Status.NONFINITE
+        if self._objective.batches > 1 or any(v.accepted for v in verdicts):
+            return Status.RUNNING
+        if all(v.converged for v in verdicts):
+            return Status.CONVERGED
+        smallest = self._config.trust_region.radius_min
+        at_bound = self.radius <= smallest and (global_verdict is None or self.global_radius <= smallest)
+        return Status.RADIUS if at_bound else Status.RUNNING
+
+    def _stay(self, epoch: int, start: Point, before: tuple[int, int, int]) -> StepInfo:
+        """The record of an iteration that made no step."""
+        after = self._counts()
+        self._k += 1
+        return StepInfo(
+            k=self._k - 1, epoch=epoch, loss=start.loss, grad_norm=math.sqrt(start.grad_square),
+            rho=math.nan, accepted=False, radius=self.radius, step_norm=0.0,
+            global_rho=math.nan, global_accepted=False, global_radius=self.global_radius,
+            local_iters=0, local_accepted=0, loss_new=start.loss,
+            gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
+            status=self._status(start), stop=self._exchange.stop,
+        )  # fmt: skip

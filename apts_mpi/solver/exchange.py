@@ -1,0 +1,62 @@
+"""The solver's only door to the other ranks: pack, sum, count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from apts_mpi import timing
+from apts_mpi.contracts import Communicator, Flag, Objective, Timers
+from apts_mpi.partition import tree_sum
+
+SCALARS = ("loss", "decrease", "local_iters", "local_accepted", "gradient_samples", "value_samples")
+
+
+class Exchange:
+    """One planned message and the sums that go through it; every rank calls ``sum_`` alike.
+
+    ``stop_wanted`` is asked on every rank before a message leaves; when any rank says yes, all ranks
+    know it after that message.
+    """
+
+    def __init__(
+        self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, stop_wanted: Callable[[], bool]
+    ) -> None:
+        self.message = comm.plan(theta.numel(), theta.dtype, theta.device, SCALARS)
+        self._objective, self._comm, self._timers, self._stop_wanted = objective, comm, timers, stop_wanted
+        self._reported = (objective.gradient_samples, objective.value_samples)
+        self.reductions = self.gradient_samples = self.value_samples = 0
+        self.stop = False
+
+    def sum_(self, terms: Sequence[Tensor] | None, **scalars: Sequence[float]) -> Tensor:
+        """The sum over all subdomains of ``terms`` (one (n,) tensor each) and of the named scalars.
+
+        The vector is the returned buffer, valid until the next call; scalars are read with ``get``.
+        With ``terms`` None only scalars travel. The samples evaluated since the last call are counted.
+        """
+        with self._timers(timing.PACK):
+            self._pack(terms, scalars)
+        with self._timers(timing.REDUCE):
+            self._comm.sum_(self.message, vector=terms is not None)
+        self.reductions += terms is not None
+        self.gradient_samples += round(self.get("gradient_samples"))
+        self.value_samples += round(self.get("value_samples"))
+        self.stop = self.stop or self.message.count(Flag.STOP) > 0
+        return self.message.vector
+
+    def get(self, name: str) -> float:
+        """A scalar of the last sum."""
+        return self.message.get(name)
+
+    def _pack(self, terms: Sequence[Tensor] | None, scalars: dict[str, Sequence[float]]) -> None:
+        now = (self._objective.gradient_samples, self._objective.value_samples)
+        counts = {"gradient_samples": [now[0] - self._reported[0]], "value_samples": [now[1] - self._reported[1]]}
+        self._reported = now
+        for name in SCALARS:
+            self.message.put(name, counts.get(name) or scalars.get(name, ()))
+        if self._stop_wanted():
+            self.message.raise_flag(Flag.STOP)
+        if terms is not None:
+            self.message.vector.copy_(tree_sum(terms, torch.add))

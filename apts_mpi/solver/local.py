@@ -1,0 +1,131 @@
+"""What a local solver is given and gives back, and the paper's: a trust region on f_i of eq. (3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from apts_mpi import timing
+from apts_mpi.config import LocalConfig, TrustRegionConfig
+from apts_mpi.contracts import Subdomain, Timers
+from apts_mpi.solver.model import Model
+from apts_mpi.solver.trust_region import judge, next_radius
+from apts_mpi.solver.vectors import dot, norm
+
+
+@dataclass(frozen=True)
+class LocalStart:
+    """One subdomain at theta_k: vectors are (n,), not to be changed."""
+
+    index: int  # of the subdomain on this rank
+    subdomain: Subdomain
+    theta: Tensor
+    grad: Tensor  # grad f(theta_k; D)
+    share_value: float  # the subdomain's share of f(theta_k; D) ...
+    share_grad: Tensor  # ... and of its gradient
+    chunks: Tensor  # (chunks, n), kept chunk gradients at theta_k, or empty
+    ball: float  # bound on the length of the accumulated local step
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What happened in one subdomain."""
+
+    decrease: float  # f_i(theta_k) - f_i(theta_k + s_i), the subdomain's term in (6)
+    iters: int
+    accepted: int
+
+
+class LocalSolver(Protocol):
+    """Moves one subdomain, without communication."""
+
+    predicts: bool  # does ``decrease`` serve as the subdomain's term in the denominator of (6)?
+
+    def solve(self, start: LocalStart, out: Tensor) -> LocalResult:
+        """The local step s_i into ``out`` (n,), ||s_i|| <= ball."""
+
+
+class CorrectedLoss:
+    """f_i(theta) = f(theta; D_i) + <r_i, theta - theta_k>, r_i = grad f(theta_k; D) - grad f(theta_k; D_i): eqs. (3), (4).
+
+    Value and gradient are made in the same method, so the correction reaches both. At theta_k the
+    gradient is the global one. Without ``consistent`` r_i = 0, for study.
+    """
+
+    def __init__(self, like: Tensor, consistent: bool) -> None:
+        self._consistent = consistent
+        self._correction, self._shift = torch.zeros_like(like), torch.zeros_like(like)
+
+    def begin(self, start: LocalStart, grad: Tensor) -> float:
+        """f_i(theta_k); its gradient into ``grad``, (n,). Only the borrowed samples are evaluated."""
+        self._start = start
+        value = start.subdomain.local_from_owned(start.theta, start.share_value, start.share_grad, grad)
+        if self._consistent:
+            torch.sub(start.grad, grad, out=self._correction)
+            grad.copy_(start.grad)
+        return value
+
+    def evaluate(self, theta: Tensor, grad: Tensor) -> float:
+        """f_i(theta); its gradient into ``grad``."""
+        value = self._start.subdomain.local(theta, grad)
+        if not self._consistent:
+            return value
+        grad.add_(self._correction)
+        torch.sub(theta, self._start.theta, out=self._shift)
+        return value + dot(self._correction, self._shift)
+
+
+class LocalTrustRegion:
+    """Up to nu trust-region iterations on f_i inside the ball ||theta - theta_k|| <= Delta.
+
+    The bound is on the accumulated step: each step is limited to what is left of the ball. The model
+    starts empty at every theta_k. The radius moves by (7), from ``local.radius_start`` * ball at first
+    and from where it was left by the subdomain's previous outer iteration later.
+    """
+
+    predicts = True
+
+    def __init__(
+        self, model: Model, config: LocalConfig, trust_region: TrustRegionConfig, consistent: bool, like: Tensor, timers: Timers
+    ) -> None:
+        self._model, self._config, self._trust_region, self._timers = model, config, trust_region, timers
+        self._loss = CorrectedLoss(like, consistent)
+        self._point, self._trial, self._grad, self._grad_new = (torch.zeros_like(like) for _ in range(4))
+        self._eps = torch.finfo(like.dtype).eps
+        self._radii: dict[int, float] = {}
+
+    def solve(self, start: LocalStart, out: Tensor) -> LocalResult:
+        """The local step s_i into ``out``, (n,)."""
+        model, ball = self._model, start.ball
+        point, grad, grad_new = self._point.copy_(start.theta), self._grad, self._grad_new
+        first = loss = self._loss.begin(start, grad)
+        radius = min(self._radii.get(start.index, self._config.radius_start * ball), ball)
+        moved, accepted, iters = 0.0, 0, 0
+        out.zero_()
+        with self._timers(timing.MODEL):
+            model.reset()
+            model.begin(grad)
+        while iters < self._config.iters and moved < ball * (1 - 1e-3):
+            with self._timers(timing.MODEL):
+                step = model.propose_(grad, min(radius, ball - moved))
+                torch.add(point, step.vector, out=self._trial)
+            iters += 1
+            loss_new = self._loss.evaluate(self._trial, grad_new)
+            with self._timers(timing.MODEL):
+                finite = math.isfinite(loss_new) and model.observe_(step.vector, grad, grad_new).finite
+                verdict = judge(loss - loss_new, step.predicted, loss, finite, self._trust_region, self._eps)
+                if verdict.accepted:
+                    model.accept()
+                    loss, grad, grad_new = loss_new, grad_new, grad
+                    out.add_(step.vector)
+                    point.copy_(self._trial)
+                    moved, accepted = norm(out), accepted + 1
+            if verdict.converged or not step.finite:
+                break
+            radius = next_radius(min(radius, ball), verdict, step.hits_boundary, self._trust_region, 0.0, ball)
+        self._radii[start.index] = radius
+        return LocalResult(first - loss, iters, accepted)

@@ -1,0 +1,48 @@
+"""The sweep: chunk by chunk through the subdomain with variance-reduced gradients and momentum."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from apts_mpi.config import LocalConfig
+from apts_mpi.contracts import Subdomain
+from apts_mpi.solver.local import LocalResult, LocalStart
+
+
+class Sweep:
+    """nu = passes * chunks normalised momentum steps whose total length is the ball's radius Delta.
+
+    For j = 0..nu-1 and chunk C = C_{j mod chunks} (numerics: eq. (3)-(4) with the chunk in place of D_i):
+    g_j = grad f(theta_j; C) - grad f(theta_k; C) + grad f(theta_k; D), m = beta m + (1 - beta) g_j,
+    theta_{j+1} = theta_j - (Delta / nu) m / ||m||. So ||s_i|| <= Delta, and Delta is the step size.
+    The predicted decrease of the summed step is half the linear one, -<g, s~> / 2.
+    """
+
+    predicts = False
+
+    def __init__(self, config: LocalConfig, like: Tensor) -> None:
+        self._config = config
+        self._point, self._momentum, self._change = (torch.zeros_like(like) for _ in range(3))
+
+    def chunk_count(self, subdomain: Subdomain) -> int:
+        """About ``chunk`` samples each, within the bounds on their number."""
+        wanted = round(subdomain.size / self._config.chunk)
+        return min(max(wanted, self._config.chunks_min, 1), self._config.chunks_max, subdomain.size)
+
+    def solve(self, start: LocalStart, out: Tensor) -> LocalResult:
+        """The local step into ``out``, (n,)."""
+        beta, chunks = self._config.momentum, start.subdomain.cut(self.chunk_count(start.subdomain))
+        steps = self._config.passes * chunks
+        point, momentum, change = self._point.copy_(start.theta), self._momentum.zero_(), self._change
+        for j in range(steps):
+            i = j % chunks
+            torch.sub(start.grad, start.chunks[i], out=change)
+            start.subdomain.add_chunk(i, point, change, 1.0)
+            momentum.lerp_(change, 1 - beta)
+            length = torch.dot(momentum, momentum).sqrt_().clamp_(min=torch.finfo(momentum.dtype).tiny)
+            torch.addcmul(point, momentum, length.reciprocal_(), value=-start.ball / steps, out=point)
+        torch.sub(point, start.theta, out=out)
+        return LocalResult(decrease=math.nan, iters=steps, accepted=steps)
