@@ -47,9 +47,16 @@ def handshake(comm: TextGatherer, items: Mapping[str, str]) -> None:
         comm: the communicator.
         items: what must not differ, by name: config, layout, data, sizes; long texts are compared by hash.
     """
-    mine = {**{f"version of {name}": text for name, text in versions().items()}, **items}
+    mine = {
+        **{f"version of {name}": text for name, text in versions().items()},
+        **items,
+    }
     names = difference(comm, "handshake items", ", ".join(mine))
-    found = [names] if names else [difference(comm, what, text) for what, text in mine.items()]
+    found = (
+        [names]
+        if names
+        else [difference(comm, what, text) for what, text in mine.items()]
+    )
     if any(found):
         raise HandshakeError("\n".join(text for text in found if text))
 
@@ -59,16 +66,24 @@ def difference(comm: TextGatherer, what: str, text: str) -> str:
     digests = comm.gather_text(sha256(text.encode()).hexdigest())
     if len(set(digests)) == 1:  # the same verdict on every rank: nobody leaves alone
         return ""
-    return verdict(what, digests, comm.gather_text(comm.host), comm.gather_text(text[:_SHOWN]))
+    return verdict(
+        what, digests, comm.gather_text(comm.host), comm.gather_text(text[:_SHOWN])
+    )
 
 
-def verdict(what: str, digests: Sequence[str], hosts: Sequence[str], texts: Sequence[str]) -> str:
+def verdict(
+    what: str, digests: Sequence[str], hosts: Sequence[str], texts: Sequence[str]
+) -> str:
     """The sentence about a disagreement: most ranks' text against those of the minority; rank 0 breaks a tie."""
     counts = Counter(digests)
     most = max(counts, key=lambda digest: (counts[digest], -digests.index(digest)))
     minority = [rank for rank, digest in enumerate(digests) if digest != most]
-    named = [f"rank {rank} on {hosts[rank]} ({texts[rank]!r})" for rank in minority[:_NAMED]]
+    named = [
+        f"rank {rank} on {hosts[rank]} ({texts[rank]!r})" for rank in minority[:_NAMED]
+    ]
     more = f" and {len(minority) - _NAMED} more" if len(minority) > _NAMED else ""
     first = digests.index(most)
     whose = f"{counts[most]} of {len(digests)} ranks have {texts[first]!r}"
-    return f"{what} differs between the ranks: {whose}, but not {', '.join(named)}{more}"
+    return (
+        f"{what} differs between the ranks: {whose}, but not {', '.join(named)}{more}"
+    )

@@ -18,7 +18,9 @@ def checked(message: Message) -> FlatMessage:
     from apts_mpi.parallel.message import FlatMessage
 
     if not isinstance(message, FlatMessage):
-        raise TypeError(f"sum_ takes a message made by plan(), got {type(message).__name__}")
+        raise TypeError(
+            f"sum_ takes a message made by plan(), got {type(message).__name__}"
+        )
     return message
 
 
@@ -44,7 +46,9 @@ class SerialCommunicator:
         """Sums so far."""
         return self.large + self.small
 
-    def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:
+    def plan(
+        self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]
+    ) -> FlatMessage:
         """Allocate a message once, before the loop."""
         from apts_mpi.parallel.message import FlatMessage
 

@@ -1,0 +1,158 @@
+"""Nobody is left waiting: one rank that fails or leaves early takes all ranks down.
+
+Under plain ``python`` an uncaught exception, ``sys.exit(0)`` or an early return on one rank leaves the
+others in a collective for ever. The guard hooks all three, prints which rank it was and aborts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from apts_mpi.parallel.handshake import HandshakeError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class LaunchError(RuntimeError):
+    """The ranks were started in a way that cannot work."""
+
+
+class Guard:
+    """Armed from its construction to ``end``; a forked child is left alone.
+
+    Args:
+        rank: of this process, by its launcher.
+        several: whether the launcher started others, which may wait for this one before MPI is up.
+    """
+
+    def __init__(self, rank: int, several: bool) -> None:
+        self.rank, self.several = rank, several
+        self._world: MPI.Intracomm | None = None
+        self._ends: MPI.Intracomm | None = None
+        self._owns = self._ended = False
+        self._pid = os.getpid()
+        self._others = sys.excepthook, threading.excepthook
+        sys.excepthook, threading.excepthook = self._on_error, self._on_thread_error
+        atexit.register(self._on_exit)
+
+    @property
+    def armed(self) -> bool:
+        """Whether failing now would leave others behind."""
+        return (
+            not self._ended
+            and os.getpid() == self._pid
+            and (self.several or self._world is not None)
+        )
+
+    def join(self, owns: bool) -> None:
+        """MPI is up (``owns``: by our doing) and was found in order; every rank calls."""
+        from mpi4py import MPI
+
+        if self._world is None:
+            self._world, self.rank, self._owns = (
+                MPI.COMM_WORLD,
+                MPI.COMM_WORLD.Get_rank(),
+                owns,
+            )
+            self._ends = (
+                MPI.COMM_WORLD.Dup()
+            )  # of its own: must not meet a sum of ranks that are still at work
+
+    @contextmanager
+    def waiting(self, patience: float) -> Iterator[None]:
+        """End the process unless the block is left within ``patience`` seconds: a rank may have died before it got here."""
+        # A C thread: MPI_Init holds the interpreter lock. The stack that it prints names this function's caller.
+        faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__ or 2)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def end(self, patience: float) -> None:
+        """Wait until every rank is here, then end MPI; abort after ``patience`` seconds. Every rank calls."""
+        if self._ends is None or self._world is None:
+            return
+        request, began, pause = self._ends.Ibarrier(), time.monotonic(), 1e-5
+        while not request.Test():
+            if time.monotonic() - began > patience:
+                self.abort(
+                    f"has ended, but some rank did not follow within {patience:g} s; all ranks stop"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+        self._ended = True
+        if self._owns:
+            from mpi4py import MPI
+
+            MPI.Finalize()
+
+    def abort(self, words: str) -> None:
+        """Print ``words`` behind this rank's name and end all ranks with a status other than 0."""
+        if self.rank:  # when all ranks fail alike rank 0 speaks for them: its abort comes before their words
+            time.sleep(0.25)
+        sys.stdout.flush()
+        sys.stderr.write(f"rank {self.rank} on {platform.node()}: {words.rstrip()}\n")
+        sys.stderr.flush()
+        if self._world is not None:
+            faulthandler.dump_traceback_later(
+                3.0, exit=True, file=sys.__stderr__ or 2
+            )  # should the abort itself hang
+            self._world.Abort(1)
+        # Others may wait in MPI_Init. MPICH's mpiexec ends them only if this process dies by a signal.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _on_error(
+        self,
+        kind: type[BaseException],
+        error: BaseException,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self.armed:
+            self._others[0](kind, error, trace)
+        else:
+            self.abort(_words(kind, error, trace))
+
+    def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
+        if not self.armed or args.exc_value is None or args.exc_type is SystemExit:
+            self._others[1](args)
+        else:
+            name = args.thread.name if args.thread else "?"
+            self.abort(
+                f"in thread {name}: {_words(args.exc_type, args.exc_value, args.exc_traceback)}"
+            )
+
+    def _on_exit(self) -> None:
+        if (
+            self.armed and self._world is not None
+        ):  # before MPI is up leaving is fine: --help, wrong options
+            self.abort(
+                "left before the run had ended on all ranks (sys.exit or an early return); all ranks stop"
+            )
+
+
+def _words(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> str:
+    """A traceback, or the message alone where the code is not to blame."""
+    if isinstance(error, (HandshakeError, LaunchError)):
+        return f"{kind.__name__}: {error}"
+    return f"{kind.__name__}: {error}\n" + "".join(
+        traceback.format_exception(kind, error, trace)
+    )

@@ -1,0 +1,254 @@
+"""Small programs under mpiexec that go wrong: each must end soon, with a status, naming the rank; none may hang."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BESIDE = Path(sys.executable).parent / "mpiexec"
+MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
+LIMIT = 10.0  # seconds in which every fault must end
+
+pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec beside the interpreter or on PATH")
+
+# Open MPI as root and with more ranks than cores; MPICH ignores these.
+SETTINGS = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_pml": "ob1",  # on one node: starts in a third of the time
+    "OMPI_MCA_btl": "self,sm",
+    "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+}
+HEAD = """
+import os, sys, threading, time
+from apts_mpi.parallel.launch import finish, start
+"""
+
+
+@dataclass
+class Outcome:
+    """How a program ended."""
+
+    status: int
+    text: str  # stdout and stderr
+    seconds: float
+
+
+def run(tmp_path: Path, body: str, ranks: int = 3, limit: float = LIMIT) -> Outcome:
+    """Run ``body`` on ``ranks`` ranks by plain python; a hang fails the test."""
+    script = tmp_path / "program.py"
+    script.write_text(HEAD + textwrap.dedent(body))
+    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, str(script)]
+    began = time.monotonic()
+    # A file, not a pipe: a grandchild that outlives the launcher would keep a pipe open.
+    with open(tmp_path / "output", "w+b") as output:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **SETTINGS},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            status = -1
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    assert status != -1, f"still running after {limit} s; so far:\n{text}"
+    return Outcome(status, text, time.monotonic() - began)
+
+
+def failed(outcome: Outcome, *words: str) -> None:
+    """The run ended with a status, in time, and said all of ``words``."""
+    assert outcome.status != 0, outcome.text
+    for word in words:
+        assert word in outcome.text, f"{word!r} is not in\n{outcome.text}"
+
+
+def test_a_good_run_ends_well(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "comm = start(); print(f'sum {comm.gather([comm.rank])}', comm.size); finish(comm)")
+    assert outcome.status == 0, outcome.text
+    assert outcome.text.count("sum [[0.0], [1.0], [2.0]] 3") == 3
+
+
+def test_collective_exit_code_after_finish(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "comm = start(); finish(comm); sys.exit(75)", ranks=2)
+    assert outcome.status == 75 and "left before" not in outcome.text, outcome.text
+
+
+@pytest.mark.parametrize("others", ["comm.barrier()", "comm.gather([1.0])", "time.sleep(60)"])
+def test_exception_on_one_rank(tmp_path: Path, others: str) -> None:
+    body = f"""
+    comm = start()
+    if comm.rank == 1:
+        raise ValueError("eta1 is odd")
+    {others}
+    finish(comm)
+    """
+    outcome = run(tmp_path, body)
+    failed(outcome, "rank 1 on ", "ValueError: eta1 is odd", "Traceback (most recent call last)")
+    assert outcome.text.count("Traceback") == 1 and "rank 0 on" not in outcome.text
+
+
+def test_exception_in_a_thread(tmp_path: Path) -> None:
+    body = """
+    comm = start()
+    def work():
+        raise OSError("disk is gone")
+    if comm.rank == 2:
+        threading.Thread(target=work, name="writer").start()
+    comm.barrier()
+    if comm.rank != 2:
+        comm.barrier()
+    time.sleep(60)
+    """
+    failed(run(tmp_path, body), "rank 2 on ", "in thread writer: OSError: disk is gone")
+
+
+@pytest.mark.parametrize("leave", ["sys.exit(0)", "sys.exit(3)", "return"])
+def test_one_rank_leaves_early(tmp_path: Path, leave: str) -> None:
+    body = f"""
+    def main():
+        comm = start()
+        if comm.rank == 1:
+            {leave}
+        comm.barrier()
+        finish(comm)
+    main()
+    """
+    failed(run(tmp_path, body), "rank 1 on ", "left before the run had ended on all ranks")
+
+
+def test_one_rank_ends_alone(tmp_path: Path) -> None:
+    body = """
+    comm = start()
+    if comm.rank != 1:
+        comm.gather([1.0])
+    finish(comm, patience=1.0)
+    """
+    failed(run(tmp_path, body), "rank 1 on ", "some rank did not follow within 1 s")
+
+
+def test_a_slow_rank_within_patience_is_no_fault(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "comm = start(); time.sleep(1.5 * (comm.rank == 0)); finish(comm, patience=8.0)", ranks=2)
+    assert outcome.status == 0, outcome.text
+
+
+def test_when_all_ranks_fail_alike_rank_0_speaks(tmp_path: Path) -> None:
+    body = """
+    comm = start()
+    comm.agree("config", "a" if comm.rank == 1 else "b")
+    """
+    outcome = run(tmp_path, body)
+    failed(outcome, "rank 0 on ", "HandshakeError: config differs between the ranks: 2 of 3 ranks have 'b', but not rank 1 on")
+    assert outcome.text.count("config differs") == 1 and "Traceback" not in outcome.text
+
+
+RANK_1 = 'os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1"'
+
+
+def test_exception_before_start(tmp_path: Path) -> None:
+    body = f"""
+    from apts_mpi.parallel.launch import arm
+    arm()
+    if {RANK_1}:
+        raise ImportError("torch is broken here")
+    start()
+    time.sleep(60)
+    """
+    failed(run(tmp_path, body), "rank 1 on ", "ImportError: torch is broken here")
+
+
+def test_others_do_not_wait_for_ever_for_a_rank_that_never_starts(tmp_path: Path) -> None:
+    body = f"""
+    if {RANK_1}:
+        raise ImportError("torch is broken here")
+    start(patience=2.0)
+    time.sleep(60)
+    """
+    outcome = run(tmp_path, body)
+    failed(outcome, "ImportError: torch is broken here")
+    # Open MPI's launcher stops the others by itself, at once.
+    assert "_start_mpi_on_all_ranks" in outcome.text or outcome.seconds < 2.0, outcome.text
+
+
+def test_leaving_before_start_is_fine(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "from apts_mpi.parallel.launch import arm; arm(); sys.exit(0)", ranks=2)
+    assert outcome.status == 0 and not outcome.text, outcome.text
+
+
+@pytest.mark.parametrize("which", ["True", 'rank == "1"'], ids=["all", "mixed"])
+def test_worlds_of_one_are_refused(tmp_path: Path, which: str) -> None:
+    body = """
+    rank = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK"))
+    if WHICH:
+        for name in [name for name in os.environ if name.startswith(("PMI", "OMPI_COMM", "PRTE"))]:
+            del os.environ[name]
+        os.environ["SLURM_STEP_NUM_TASKS"] = "2"
+        os.environ["SLURM_PROCID"] = rank
+    comm = start()
+    comm.barrier()
+    time.sleep(60)
+    """.replace("WHICH", which)
+    outcome = run(tmp_path, body, ranks=2)
+    failed(outcome, "LaunchError: SLURM_STEP_NUM_TASKS says 2 ranks, but", "sees 1", "mpiexec -n 2")
+
+
+def test_the_other_launcher_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = os.environ.get("OTHER_MPIEXEC")
+    if not other:
+        pytest.skip("set OTHER_MPIEXEC to the mpiexec of another MPI")
+    monkeypatch.setattr(sys.modules[__name__], "MPIEXEC", other)
+    failed(run(tmp_path, "comm = start(); time.sleep(60)", ranks=2), "rank 0 on ", "LaunchError", "the launcher ", "mpiexec -n 2")
+
+
+def test_forked_child_cannot_reach_the_others_nor_stop_them(tmp_path: Path) -> None:
+    body = """
+    import warnings
+    warnings.simplefilter("ignore")
+    comm = start()
+    if comm.rank == 1:
+        for fault in (comm.barrier, lambda: sys.exit(0)):
+            child = os.fork()
+            if child == 0:
+                fault()
+                os._exit(0)
+            print("child", os.waitpid(child, 0)[1] >> 8)
+    comm.barrier()
+    finish(comm)
+    """
+    outcome = run(tmp_path, body, ranks=2)
+    assert outcome.status == 0, outcome.text
+    assert "rank 1 was forked after MPI had started" in outcome.text
+    assert "child 1" in outcome.text and "child 0" in outcome.text
+
+
+def test_start_twice_and_other_hooks_stay(tmp_path: Path) -> None:
+    body = """
+    comm = start()
+    other = start("tree")
+    assert other.size == comm.size == 2 and other.reduction == "tree"
+    finish(other)
+    finish(comm)
+    raise KeyError("after the end")  # an error of one process again
+    """
+    outcome = run(tmp_path, body, ranks=2)
+    failed(outcome, "KeyError: 'after the end'")
+    assert "rank 0 on" not in outcome.text
