@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import math
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from apts_mpi import monitor
 from apts_mpi.contracts import Status, StepInfo
-from apts_mpi.monitor import Monitor, duration
+from apts_mpi.monitor import Monitor, lines, views
+from apts_mpi.monitor.lines import duration
+from apts_mpi.monitor.terminal import LAUNCHED, find_screen
 from apts_mpi.timing import Timers, table
 
 INFO = StepInfo(
@@ -43,18 +52,26 @@ class Terminal(io.StringIO):
         return True
 
 
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no launcher had started the tests, and on a terminal with colours."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+
+
 def cells(text: str) -> dict[str, str]:
     """A line taken apart by the columns of the heading: every name ends where its column ends."""
     found, start = {}, 0
-    for name in monitor.heading().split():
-        end = monitor.heading().index(name, start) + len(name)
+    for name in lines.heading().split():
+        end = lines.heading().index(name, start) + len(name)
         found[name] = text[start:end].strip()
         start = end
     return found
 
 
 def test_every_column_stands_under_its_name() -> None:
-    found = cells(monitor.line(INFO, {**EXTRA, "reductions_total": 24}))
+    found = cells(lines.line(INFO, {**EXTRA, "reductions_total": 24}))
     assert found == {
         "epoch": "3.5",
         "k": "7",
@@ -73,17 +90,17 @@ def test_every_column_stands_under_its_name() -> None:
 
 
 def test_what_is_unknown_is_blank_or_a_dash_and_no_global_step_leaves_one_verdict() -> None:
-    found = cells(monitor.line(replace(INFO, global_rho=math.nan, accepted=False, rho=math.nan), {"accuracy": None}))
+    found = cells(lines.line(replace(INFO, global_rho=math.nan, accepted=False, rho=math.nan), {"accuracy": None}))
     assert (found["acc"], found["rho"], found["test%"], found["eta"], found["epoch"]) == ("n", "-", "", "-", "3.0")
 
 
 @pytest.mark.parametrize("info", [INFO, HUGE, replace(INFO, loss=math.nan, grad_norm=math.inf, rho=math.inf)])
 def test_a_line_is_as_wide_as_its_heading_and_at_most_a_hundred_with_the_clock(info: StepInfo) -> None:
     extra = {"epoch": 999.94, "time": 3.5e5, "eta": 9e6, "passes": 9999.94, "reductions_total": 99_999.0, "accuracy": 100.0}
-    assert len(monitor.line(info, extra)) == len(monitor.heading())
-    assert len("12:34:56 " + monitor.heading()) <= 100
-    assert len(monitor.heading(monitor.NARROW)) <= 79
-    assert all(len(text) <= 100 for text in monitor.LEGEND)
+    assert len(lines.line(info, extra)) == len(lines.heading())
+    assert len("12:34:56 " + lines.heading()) <= 100
+    assert len(lines.heading(lines.NARROW)) <= 79
+    assert all(len(text) <= 100 for text in lines.LEGEND)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +130,14 @@ def test_plain_log_has_stamps_header_again_and_no_colour() -> None:
             screen.step(replace(INFO, k=k), EXTRA)
         screen.note("the radius is small")
     text = out.getvalue()
-    lines = text.splitlines()
+    written = text.splitlines()
     assert "\x1b" not in text and text.isascii()
-    assert lines[0] == "title" and lines[1] == "data        digits"
-    assert sum(line.startswith("clock ") for line in lines) == 3  # before 0, 25 and 50
-    steps = [line for line in lines if re.match(r"\d\d:\d\d:\d\d ", line)]
-    assert len(steps) == 60
+    assert written[0] == "title" and written[1] == "data        digits"
+    assert sum(line.startswith("clock ") for line in written) == 3  # before 0, 25 and 50
+    steps = [line for line in written if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert len(steps) == 61  # and a note
     assert cells(steps[59][9:])["reds"] == "180"  # the monitor adds up what train does not
-    assert lines[-1] == "note: the radius is small"
+    assert written[-1][9:] == "note: the radius is small"
 
 
 def test_finish_prints_phases_and_result() -> None:
@@ -144,9 +161,9 @@ def test_none_is_silent() -> None:
 
 
 def test_live_shows_bar_and_last_lines_and_gives_the_cursor_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal(monkeypatch)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(monitor, "REDRAW", 0.0)
+    monkeypatch.setattr(views, "REDRAW", 0.0)
     out = Terminal()
     with pytest.raises(KeyboardInterrupt), Monitor("auto", 40, "title", out) as screen:
         screen.start({"data": "[red]digits[/red]"})  # brackets are text, not markup
@@ -163,10 +180,57 @@ def test_live_shows_bar_and_last_lines_and_gives_the_cursor_back(monkeypatch: py
 
 
 def test_a_narrow_terminal_drops_columns_instead_of_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal(monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
     out = Terminal()
     with Monitor("live", 40, "title", out) as screen:
         screen.step(INFO, EXTRA)
+        screen.note("[b]brackets[/b]")
+    assert "[b]brackets[/b]" in out.getvalue()
     heading = out.getvalue()[out.getvalue().rindex("epoch") :].splitlines()[0]
     assert "evals" in heading and "local" not in heading
+
+
+LAUNCHER = """#!/bin/sh
+# As mpiexec: the program runs below it and its output is forwarded.
+export PMI_RANK=0
+"$@" | cat
+"""
+RANK = """
+import os, pty, sys
+from apts_mpi.monitor.terminal import find_screen
+stream = os.fdopen(pty.openpty()[1], "w") if sys.argv[1] == "terminal" else sys.stdout
+print(stream.isatty(), find_screen(stream))
+"""
+
+
+@pytest.mark.parametrize("through", ["pipe", "terminal"])  # what MPICH and Open MPI give to a rank
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_launchers_output_decides(tmp_path: Path, through: str, watched: bool) -> None:
+    """A rank's own output tells the opposite of the truth in two of the four cases."""
+    launcher = tmp_path / "mpiexec"
+    launcher.write_text(LAUNCHER)
+    launcher.chmod(0o755)
+    front, back = pty.openpty()
+    fcntl.ioctl(back, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 133, 0, 0))
+    out = tmp_path / "out"
+    with out.open("w") as log:
+        command = [str(launcher), sys.executable, "-c", RANK, through]
+        environment = {**os.environ, "TERM": "xterm"}
+        subprocess.run(command, stdout=back if watched else log, env=environment, check=True, timeout=30)
+    said = os.read(front, 1000).decode().strip() if watched else out.read_text().strip()
+    os.close(front)
+    os.close(back)
+    assert said == f"{through == 'terminal'} {'Screen(columns=133)' if watched else 'None'}"
+
+
+def test_without_a_launcher_the_stream_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
+    assert find_screen(Terminal()) is not None and find_screen(io.StringIO()) is None
+    monkeypatch.setenv("TERM", "dumb")
+    assert find_screen(Terminal()) is None
+
+
+def test_a_launcher_that_cannot_be_found_means_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apts_mpi.monitor.terminal.LAUNCHERS", ("no such launcher",))
+    assert find_screen(Terminal(), {"TERM": "xterm", "SLURM_STEP_ID": "0"}) is None

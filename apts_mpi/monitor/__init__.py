@@ -1,0 +1,68 @@
+"""What a person sees of a run: one line per outer iteration, live on a terminal or plain in a log.
+
+Only rank 0 has a monitor that writes; give the others kind ``none``. ``extra`` of ``step``
+holds what the solver does not know, each key optional: ``epoch`` (passes over the data so far,
+a fraction), ``time`` and ``eta`` (s), ``passes`` (gradient evaluations so far in passes over the
+training set), ``reductions_total`` (n-vectors so far), ``accuracy`` (test set, per cent; None: not evaluated).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import IO, Literal, Self
+
+from apts_mpi.contracts import StepInfo
+from apts_mpi.monitor.lines import LEGEND, Extra, facts
+from apts_mpi.monitor.terminal import find_screen
+from apts_mpi.monitor.views import Live, Nothing, Plain, View
+from apts_mpi.timing import RegionTime, render
+
+Kind = Literal["auto", "live", "plain", "none"]
+
+
+class Monitor:
+    """Shows a run on ``stream`` (default: standard output).
+
+    ``auto`` is live where a person watches a terminal, through mpiexec too, and plain elsewhere. ``total`` is the number of outer iterations, 0 if unknown.
+    Use it in a ``with`` or call ``close``, so that a failed run leaves the terminal in order.
+    """
+
+    def __init__(self, kind: Kind = "auto", total: int = 0, title: str = "", stream: IO[str] | None = None) -> None:
+        out = sys.stdout if stream is None else stream
+        screen = find_screen(out) if kind in ("auto", "live") else None
+        self._title, self._reductions = title, 0
+        self._view: View
+        if kind == "live" or (kind == "auto" and screen is not None):
+            self._view = Live(out, total, screen.columns if screen else None)
+        else:
+            self._view = Nothing() if kind == "none" else Plain(out)
+
+    def start(self, header: Mapping[str, object]) -> None:
+        """The title, facts about the run (data, model, n, N, P, device, preset ...) and a legend for newcomers."""
+        self._view.text([*filter(None, [self._title]), *facts(header), "", *LEGEND, ""])
+
+    def step(self, info: StepInfo, extra: Extra) -> None:
+        """The line of one outer iteration."""
+        self._reductions += info.reductions
+        self._view.step(info, {"reductions_total": self._reductions, **extra})
+
+    def note(self, text: str) -> None:
+        """A line of its own, such as a warning."""
+        self._view.note(text)
+
+    def finish(self, times: Sequence[RegionTime], result: Mapping[str, object] | None = None) -> None:
+        """The phase table and the facts of the result, then ``close``."""
+        self.close()
+        self._view.text(["", *render(times), "", *facts(result or {})])
+
+    def close(self) -> None:
+        """End the live view; harmless when called twice."""
+        self._view.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,134 @@
+"""Three ways to show a run: not at all, as lines of a log, as a live view on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from time import monotonic
+from typing import IO, TYPE_CHECKING, Protocol
+
+from apts_mpi.contracts import StepInfo
+from apts_mpi.monitor.lines import COLUMNS, NARROW, Extra, duration, heading, line, number
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.progress import Progress
+    from rich.text import Text
+
+HEADER_EVERY = 25  # plain lines
+LAST_LINES = 12  # live
+REDRAW = 0.1  # s between two redrawings of the live view
+
+
+class View(Protocol):
+    """How lines reach the eye."""
+
+    def text(self, lines: Sequence[str]) -> None:
+        """Lines that stay."""
+
+    def note(self, text: str) -> None:
+        """A line of its own between the steps."""
+
+    def step(self, info: StepInfo, extra: Extra) -> None:
+        """One outer iteration."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+
+
+class Nothing:
+    """Says nothing."""
+
+    def text(self, lines: Sequence[str]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def step(self, info: StepInfo, extra: Extra) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Plain:
+    """Timestamped lines without colour, flushed one by one."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream, self._steps = stream, 0
+
+    def text(self, lines: Sequence[str]) -> None:
+        self._write(lines, stamped=False)
+
+    def note(self, text: str) -> None:
+        self._write([f"note: {text}"], stamped=True)
+
+    def step(self, info: StepInfo, extra: Extra) -> None:
+        if self._steps % HEADER_EVERY == 0:
+            self._write([f"{'clock':<8} {heading()}"], stamped=False)
+        self._steps += 1
+        self._write([line(info, extra)], stamped=True)
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def _write(self, lines: Sequence[str], stamped: bool) -> None:
+        stamp = f"{datetime.now():%H:%M:%S} " if stamped else ""
+        self._stream.write("".join(f"{stamp}{text}\n" for text in lines))
+        self._stream.flush()
+
+
+class Live:
+    """A table of the last lines above a progress bar; drawn by the caller's thread, at most ten times a second."""
+
+    def __init__(self, stream: IO[str], total: int, width: int | None) -> None:
+        """``width``: columns of the terminal; None: as rich finds it."""
+        from rich.console import Console
+        from rich.live import Live as RichLive
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._console = Console(file=stream, highlight=False, force_terminal=True, width=width)
+        self._without = NARROW if self._console.width < 91 else ()
+        self._lines: deque[Text] = deque(maxlen=LAST_LINES)
+        columns = TextColumn("outer iteration"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
+        self._progress: Progress = Progress(*columns, console=self._console)
+        self._task = self._progress.add_task("", total=total or None)
+        self._live = RichLive(console=self._console, auto_refresh=False, get_renderable=self._frame)
+        self._drawn, self._accuracy = -math.inf, math.nan
+
+    def text(self, lines: Sequence[str]) -> None:
+        for text in lines:
+            self._console.print(text, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        self._console.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
+
+    def step(self, info: StepInfo, extra: Extra) -> None:
+        self._lines.append(self._coloured(info, extra))
+        self._accuracy = number(extra, "accuracy", self._accuracy)
+        test = "" if math.isnan(self._accuracy) else f"  test {self._accuracy:.2f} %"
+        self._progress.update(self._task, completed=info.k + 1, description=f"{duration(extra.get('eta'))} left{test}")
+        self._live.start()
+        if monotonic() - self._drawn >= REDRAW:
+            self._live.refresh()
+            self._drawn = monotonic()
+
+    def close(self) -> None:
+        if self._live.is_started:
+            self._live.refresh()
+            self._live.stop()
+
+    def _frame(self) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(Text(heading(self._without), style="bold", no_wrap=True), *self._lines, self._progress)
+
+    def _coloured(self, info: StepInfo, extra: Extra) -> Text:
+        from rich.text import Text
+
+        text = Text(line(info, extra, self._without), no_wrap=True)
+        start = sum(width + 1 for name, width, _ in COLUMNS[:6])  # the column acc
+        text.stylize("green" if info.accepted else "red", start, start + 3)
+        if not info.accepted:
+            text.stylize("dim")
+        return text
