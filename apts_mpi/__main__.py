@@ -1,0 +1,45 @@
+"""``python -m apts_mpi`` and ``apts-mpi``: run a command, with MPI where it needs it; all ranks end together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from apts_mpi import cli
+from apts_mpi.settings import SettingsError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: what was typed) and return its exit code."""
+    try:
+        command = cli.parse(sys.argv[1:] if argv is None else list(argv))
+    except (cli.UsageError, SettingsError) as error:
+        command = cli.refuse(error)
+    return in_parallel(command) if command.parallel else command.run(None)
+
+
+def in_parallel(command: cli.Command) -> int:
+    """Run ``command`` on every rank of the launcher, or on one rank without; every rank gets a code and leaves.
+
+    What all ranks find wrong together (the handshake), and what one rank alone finds, ends in a message and a
+    code. Any other error goes to the hook of ``launch``, which takes all ranks down: some may wait for this one.
+    """
+    from apts_mpi.parallel.handshake import HandshakeError
+    from apts_mpi.parallel.launch import finish, start
+
+    comm = start()
+    try:
+        code = command.run(comm)
+    except (HandshakeError, ImportError, OSError) as error:
+        together = isinstance(error, HandshakeError)
+        if not together and comm.size > 1:
+            raise
+        if comm.rank == 0:
+            cli.complain(str(error) if together else f"{type(error).__name__}: {error}")
+        code = cli.ENVIRONMENT
+    finish(comm)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The command line: turns what the user typed into a Command, without MPI and without torch.
+
+Exit codes: 0 finished, 2 usage, 3 numerical failure, 4 environment; any other: a bug, or one rank failed and took the others down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+from apts_mpi import __version__, data_cli, settings
+
+if TYPE_CHECKING:
+    from apts_mpi.config import Config
+    from apts_mpi.contracts import Communicator
+
+USAGE, NUMERICAL, ENVIRONMENT = 2, 3, 4
+TRAIN = "apts-mpi train [FILE.toml] [--section.key VALUE ...] [--print_config]"
+PRECEDENCE = "A value comes from the command line, else APTS_SECTION__KEY, else FILE.toml, else the preset, else the default in brackets."
+
+
+class UsageError(Exception):
+    """The user typed something that cannot be done; the message says what to type."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to do: ``run`` returns the exit code; a parallel one gets a Communicator, every rank calls it."""
+
+    run: Callable[[Communicator | None], int]
+    parallel: bool = False
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+
+
+def say(text: str, style: str = "", stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print text, in colour where a person watches."""
+    stream = stream or sys.stdout
+    if style and stream.isatty() and "NO_COLOR" not in os.environ:
+        from rich.console import Console
+
+        Console(file=stream).print(text, style=style, markup=False, highlight=False, soft_wrap=True, end=end)
+    else:
+        print(text, file=stream, end=end, flush=True)
+
+
+def complain(text: str) -> None:
+    """Print an error on stderr."""
+    say(f"apts-mpi: {text}", "red", sys.stderr)
+
+
+def split_options(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """What argparse should see, and the dotted options as (key, text); text is None if it is missing.
+
+    A value may start with one dash (``-inf``, ``-1e-3``), not with two; hyphens in keys are underscores.
+    """
+    plain, pairs, rest = {"--help", "--print_config", "--print-config"}, list[tuple[str, str | None]](), list(arguments)
+    kept = []
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--") or token in plain:
+            kept.append(token)
+            continue
+        name, given, text = token[2:].partition("=")
+        has_value = bool(given) or (bool(rest) and not rest[0].startswith("--"))
+        value = text if given else rest.pop(0) if has_value else None
+        pairs.append((name.replace("-", "_"), value))
+    return kept, pairs
+
+
+def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
+    """The train command; its dotted options are listed for --help only, ``settings`` reads them."""
+    layout = partial(argparse.HelpFormatter, max_help_position=32)
+    train = commands.add_parser("train", help="train a network", usage=TRAIN, description=PRECEDENCE, formatter_class=layout)
+    train.add_argument("file", nargs="?", metavar="FILE.toml", help="settings, as --print_config prints them")
+    train.add_argument("--print_config", "--print-config", action="store_true", help="print every value and its source as TOML, and end")
+    groups = {name: train.add_argument_group(name, owner.__doc__) for name, owner in settings.sections().items()}
+    for key in settings.keys().values():
+        default = settings.as_toml(key.default).strip('"[]') or "empty"
+        target = groups.get(key.name.partition(".")[0], train)
+        target.add_argument(f"--{key.name}", metavar=key.expects, help=f"{key.meaning} [{default}]".replace("%", "%%"))
+
+
+def _parser() -> _Parser:
+    """The parser of everything but the dotted options."""
+    parser = _Parser(prog="apts-mpi", description="Additive preconditioned trust-region training of neural networks over MPI.")
+    parser.add_argument("--version", action="version", version=f"apts-mpi {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_train(commands)
+    data_cli.add_data_parser(commands)
+    show = commands.add_parser("show", help="print a run", description="Print the table of a finished run.")
+    show.add_argument("run", metavar="RUN", help="run directory")
+    plot = commands.add_parser("plot", help="draw runs", description="Draw loss, accuracy, radius and rho of one or more runs.")
+    plot.add_argument("runs", metavar="RUN", nargs="+", help="run directory")
+    plot.add_argument("--out", metavar="FILE", help="picture to write, PNG, PDF or SVG (default: plot.png in the first run)")
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """What ``arguments`` ask for; UsageError or SettingsError if they cannot be followed."""
+    options: list[tuple[str, str | None]] = []
+    if arguments[:1] == ["train"]:
+        arguments, options = split_options(arguments)
+    args = _parser().parse_args(arguments)
+    if args.command == "train":
+        read = partial(read_settings, args.file, options)
+        return Command(partial(print_config, read())) if args.print_config else Command(partial(train, read), parallel=True)
+    if args.command == "data":
+        return Command(partial(data_cli.run_data, args), parallel=data_cli.is_parallel(args))
+    return Command(partial(show, args.run)) if args.command == "show" else Command(partial(plot, args.runs, args.out))
+
+
+def refuse(error: Exception) -> Command:
+    """A command that does nothing but end all ranks together with one message and the code for wrong usage."""
+
+    def run(comm: Communicator | None) -> int:
+        if comm is None or comm.rank == 0:
+            complain(str(error))
+        return USAGE
+
+    return Command(run, parallel=True)
+
+
+def read_settings(file: str | None, options: Sequence[tuple[str, str | None]]) -> settings.Settings:
+    """The resolved settings of a train command; SettingsError if they are wrong."""
+    layers = [settings.from_file(file)] if file else []
+    return settings.resolve(*layers, settings.from_environment(os.environ), settings.from_options(options))
+
+
+def print_config(found: settings.Settings, comm: Communicator | None) -> int:
+    """Print every setting and its source as a TOML file."""
+    say("# Every value stands here, so a preset named beside this file changes nothing but its name.")
+    say(settings.to_toml(found.config, found.sources), end="")
+    return 0
+
+
+def shared_config(read: Callable[[], settings.Settings], comm: Communicator) -> Config | None:
+    """Rank 0's config on every rank, which compare its hash; None, and rank 0 says why, if it is wrong. Every rank calls."""
+    verdict = ""
+    if comm.rank == 0:
+        try:
+            verdict = settings.to_json(read().config)
+        except settings.SettingsError as error:
+            complain(str(error))
+    verdict = comm.share(verdict)
+    if not verdict:
+        return None
+    config = settings.from_json(verdict)
+    comm.agree("settings", settings.digest(config))
+    return config
+
+
+def train(read: Callable[[], settings.Settings], comm: Communicator | None) -> int:
+    """Train; every rank calls."""
+    assert comm is not None
+    config = shared_config(read, comm)
+    if config is None:
+        return USAGE
+    from apts_mpi.train import run_training
+
+    return run_training(config, comm).exit_code
+
+
+def show(run: str, comm: Communicator | None) -> int:
+    """Print a run."""
+    from apts_mpi.study.report import show_run
+
+    return _looking(lambda: show_run(run))
+
+
+def plot(runs: Sequence[str], out: str | None, comm: Communicator | None) -> int:
+    """Draw runs into a picture and print its path."""
+    from apts_mpi.study.report import plot_runs
+
+    return _looking(lambda: say(str(plot_runs(runs, out))))
+
+
+def _looking(look: Callable[[], None]) -> int:
+    """Look at run directories: 2 if one is missing or damaged, 4 if the disk or a package fails."""
+    try:
+        look()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        complain(str(error))
+        return USAGE
+    except (OSError, ImportError) as error:
+        complain(str(error))
+        return ENVIRONMENT
+    return 0

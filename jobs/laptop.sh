@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# From a bare machine to a trained network: bash jobs/laptop.sh [FILE.toml] [--section.key VALUE ...]
+#
+# Needs Python 3.11 or newer; no MPI, no torch, no compiler. Makes .venv beside setup.cfg, prepares the data that come
+# with scikit-learn and trains on RANKS ranks (default 2). Arguments go to `apts-mpi train`; relative paths in them, but
+# for FILE.toml, are seen from the repository. A second call reuses what is there.
+set -euo pipefail
+. "$(dirname -- "${BASH_SOURCE[0]}")/../jobs/environment.sh"
+
+if [ $# -gt 0 ] && [ -f "$1" ]; then # before the working directory changes
+    file=$(cd -- "$(dirname -- "$1")" && pwd -P)/$(basename -- "$1")
+    set -- "$file" "${@:2}"
+fi
+cd -- "$root"
+environment "$root/.venv" mpich,demo,plot
+export PATH="$root/.venv/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+ranks=${RANKS:-2}
+[ "$ranks" -le "$(nproc)" ] || export MPIR_CVAR_ENABLE_HEAVY_YIELD=1 # more ranks than cores: waiting must not take a core
+
+[ -e data/digits/manifest.json ] || python -m apts_mpi data convert digits - data/digits
+exec mpiexec -n "$ranks" python -m apts_mpi train "$@"
