@@ -56,11 +56,12 @@ class Stream:
             raise DataError(f"{self.name}: damaged ({error}); get the file again") from error
 
 
-def paired(split: str, inputs: Stream, targets: Stream, convert: Callable[[Array], Array], label: Callable[[Array], Array]) -> Iterator[Batch]:
-    """Batches of inputs and targets side by side."""
-    count = batch_size(math.prod(inputs.shape[1:]) * inputs.dtype.itemsize)
-    for x, y in zip(inputs.rows(count), targets.rows(count), strict=True):
-        yield Batch(split, convert(x), label(y))
+def paired(pairs: dict[str, tuple[Stream, Stream]]) -> Iterator[Batch]:
+    """Batches of inputs and targets side by side, split after split."""
+    for split, (inputs, targets) in pairs.items():
+        count = batch_size(math.prod(inputs.shape[1:]) * inputs.dtype.itemsize)
+        for x, y in zip(inputs.rows(count), targets.rows(count), strict=True):
+            yield Batch(split, x, y)
 
 
 def open_mnist(path: Path, options: Options) -> Source:
@@ -78,11 +79,11 @@ def open_mnist(path: Path, options: Options) -> Source:
         raise DataError(f"{path}: training images are {rows} x {columns}, test images {streams['test'][0].shape[1:]}")
 
     def stream() -> Iterator[Batch]:
-        for split, (x, y) in streams.items():
-            yield from paired(split, x, y, lambda images: images[:, np.newaxis], lambda labels: labels)
+        for split, images, labels in paired(streams):
+            yield Batch(split, images[:, np.newaxis], labels)
 
     counts = {split: x.shape[0] for split, (x, _) in streams.items()}
-    return Source(path.name, source_hash(files), label_layout((1, rows, columns), 10, tuple("0123456789")), counts, stream)
+    return Source(path.name, source_hash(files), label_layout((1, rows, columns), tuple("0123456789")), counts, stream)
 
 
 def _idx_file(folder: Path, prefix: str, dims: int) -> Path:
@@ -130,20 +131,10 @@ def open_npz(path: Path, options: Options) -> Source:
     else:
         raise DataError(f"{path}: needs x_train, y_train, x_test and y_test, or x and y; it has {', '.join(sorted(arrays)) or 'nothing'}")
     layout = _npz_layout(path, pairs, options)
-    convert = _to(np.dtype(layout.input_dtype))
-
-    def stream() -> Iterator[Batch]:
-        for split, (x, y) in pairs.items():
-            yield from paired(split, x, y, convert, lambda values: values)
-
     counts = {split: x.shape[0] for split, (x, _) in pairs.items()}
     files = sorted(path.glob("*.npy")) if path.is_dir() else [path]
     held = max(1, round(options.test_share * counts["all"])) if "all" in counts else 0
-    return Source(path.name, source_hash(files), layout, counts, stream, held_out=held)
-
-
-def _to(dtype: np.dtype[Any]) -> Callable[[Array], Array]:
-    return lambda values: values.astype(dtype, copy=False)
+    return Source(path.name, source_hash(files), layout, counts, lambda: paired(pairs), held_out=held)
 
 
 def _npz_layout(path: Path, pairs: dict[str, tuple[Stream, Stream]], options: Options) -> Layout:

@@ -20,7 +20,7 @@ _NAME = re.compile(r"(data_batch_[1-5]|test_batch)(\.bin)?")
 
 def open_cifar10(path: Path, options: Options) -> Source:
     """data_batch_1..5 and test_batch, with or without .bin, at any depth; all of one form."""
-    counts = {"train": 0, "test": 0}
+    path, counts = _archive(path), {"train": 0, "test": 0}
     seen: dict[str, int] = {}
     for member in members(path):
         if _NAME.fullmatch(member.path.name):
@@ -38,7 +38,13 @@ def open_cifar10(path: Path, options: Options) -> Source:
             if member.path.name in seen:
                 yield from _batches(path, member)
 
-    return Source(path.name, hash_of(path), label_layout((3, 32, 32), 10, CLASSES), counts, stream)
+    return Source(path.name, hash_of(path), label_layout((3, 32, 32), CLASSES), counts, stream)
+
+
+def _archive(path: Path) -> Path:
+    """The only archive in a folder, as ``data fetch`` leaves it, else the path itself."""
+    found = [] if not path.is_dir() else sorted(path.iterdir())
+    return found[0] if len(found) == 1 and found[0].is_file() else path
 
 
 def _split(member: Member) -> str:

@@ -77,12 +77,13 @@ class Plan:
     def lines(self) -> list[str]:
         """What will be written, for people."""
         layout = self.source.layout
-        lines = [f"{self.kind} from {self.source.name}: samples {layout.sample_shape} {layout.input_dtype}, {layout.classes or 'no'} classes"]
+        classes = f"{layout.classes} classes" if layout.classes else "regression"
+        lines = [f"{self.kind} from {self.source.name}: samples {layout.sample_shape} {layout.input_dtype}, {classes}"]
         for split in SPLITS:
             files = self.files(split)
             size = sum(len(part) for part in files.values()) * layout.sample_bytes / 1e6
             chunk = chunk_samples(layout.sample_bytes, len(next(iter(files.values()))))
-            lines.append(f"{split}: {self.samples[split]} samples in {len(files)} files, about {size:.1f} MB, about {chunk} samples a chunk")
+            lines.append(f"{split}: {self.samples[split]} samples in {len(files)} files, {size:.1f} MB, about {chunk} samples a chunk")
         return [*lines, f"seed {self.seed}, {'stratified' if self.stratified else 'not stratified'}, plan {self.digest[:12]}"]
 
 
@@ -195,7 +196,7 @@ def _kept(plan: Plan, folder: Path, force: bool) -> dict[str, Shard]:
     if known == plan.digest:
         return {shard.name: shard for shard in shards if (folder / shard.name).is_file() and file_hash(folder / shard.name) == shard.sha256}
     if (known or present) and not force:
-        raise DataError(f"{folder} holds another data set, or a part of one, made from other data or with other options; add --force to replace it")
+        raise DataError(f"{folder} holds a data set, or a part of one, from other data or options; add --force to replace it")
     (folder / NAME).unlink(missing_ok=True)
     for path in present:
         path.unlink()

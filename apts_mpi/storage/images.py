@@ -43,7 +43,7 @@ def open_imagefolder(path: Path, options: Options) -> Source:
     if names["test"] - names["train"]:
         raise DataError(f"{path}: classes {sorted(names['test'] - names['train'])[:5]} are in test and not in train")
     classes = tuple(sorted(names["train"]))
-    layout = label_layout(tuple(shape), len(classes), classes)
+    layout = label_layout(tuple(shape), classes)
     notes = (f"{ignored} other files were left out",) if ignored else ()
     return Source(path.name, hash_of(path), layout, counts, lambda: _stream(path, options, classes, tuple(shape)), notes=notes)
 
@@ -82,7 +82,7 @@ def _decode(path: Path, member: Member, options: Options) -> Array:
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError("images need Pillow, which is not installed; type: pip install pillow") from error
+        raise ImportError("images need Pillow, which is not installed; type: pip install pillow") from error
     raw = member.read()
     try:
         with warnings.catch_warnings():

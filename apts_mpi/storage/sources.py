@@ -55,9 +55,9 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def label_layout(sample_shape: tuple[int, ...], classes: int, names: tuple[str, ...] = (), *, dtype: str = "|u1", scale: float = 255.0) -> Layout:
-    """The layout of one class label a sample."""
-    return Layout(sample_shape, (), dtype, class_dtype(classes), classes, names, scale)
+def label_layout(sample_shape: tuple[int, ...], names: tuple[str, ...], scale: float = 255.0) -> Layout:
+    """The layout of uint8 images with one class label each."""
+    return Layout(sample_shape, (), "|u1", class_dtype(len(names)), len(names), names, scale)
 
 
 def class_dtype(classes: int) -> str:
@@ -105,12 +105,12 @@ def source_hash(paths: list[Path]) -> str:
 def digits() -> Source:
     """scikit-learn's 1,797 handwritten digits, (1, 8, 8) uint8 with values 0..16, 297 of them for the test."""
     try:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:
-        raise DataError("the digits come with scikit-learn, which is not installed; type: pip install 'apts_mpi[demo]'") from error
+        raise ImportError("the digits come with scikit-learn, which is not installed; type: pip install 'apts_mpi[demo]'") from error
     raw = load_digits()
     inputs = raw.data.astype(np.uint8).reshape(-1, 1, 8, 8)
     targets = raw.target.astype(np.uint8)
     sha = digest_of([inputs.tobytes().hex(), targets.tobytes().hex()])
-    layout = label_layout((1, 8, 8), 10, tuple("0123456789"), scale=16.0)
+    layout = label_layout((1, 8, 8), tuple("0123456789"), 16.0)
     return Source("scikit-learn digits", sha, layout, {"all": len(targets)}, lambda: iter([Batch("all", inputs, targets)]), held_out=297)

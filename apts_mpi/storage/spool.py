@@ -101,7 +101,8 @@ def checked_inputs(values: NDArray[Any], layout: Layout, start: int) -> NDArray[
     """Inputs in the stored type; DataError names the first sample with a wrong shape or a value that is not finite."""
     if values.shape[1:] != layout.sample_shape:
         raise DataError(f"samples from {start} on have the shape {values.shape[1:]}, expected {layout.sample_shape}")
-    stored = values.astype(layout.input_dtype, copy=False)
+    with np.errstate(over="ignore"):  # what overflows is found below, with its index
+        stored = values.astype(layout.input_dtype, copy=False)
     if stored.dtype.kind == "f" and not np.isfinite(stored).all():
         bad = start + int(np.flatnonzero(~np.isfinite(stored).reshape(len(stored), -1).all(axis=1))[0])
         raise DataError(f"sample {bad} has inputs that are nan, infinite or beyond float32; remove or repair it")
