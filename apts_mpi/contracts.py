@@ -68,11 +68,17 @@ class Communicator(Protocol):
 
     rank: int
     size: int
+    host: str
+    local_rank: int  # among the ranks of its node
+    library: str  # name and version of the MPI library
     bytes: int  # payload bytes reduced so far, this rank
 
     @property
     def messages(self) -> int:
         """Large and small reductions so far, this rank."""
+
+    def configure(self, reduction: str, count_limit: int) -> None:
+        """How messages planned from now on are summed: ``auto``, ``mpi`` or ``tree``, in pieces of ``count_limit`` elements."""
 
     def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> Message:
         """Allocate a message once, before the loop."""
@@ -92,6 +98,9 @@ class Communicator(Protocol):
     def gather(self, values: Sequence[float]) -> list[list[float]]:
         """Each rank's float64 row, on every rank, in rank order."""
 
+    def gather_text(self, text: str) -> list[str]:
+        """Each rank's text, on every rank, in rank order."""
+
     def barrier(self) -> None:
         """Wait for all."""
 
@@ -104,7 +113,10 @@ class Subdomain(Protocol):
     """
 
     size: int  # |O_i|
-    weight: float  # |O_i| / |D|
+
+    @property
+    def weight(self) -> float:
+        """|O_i| / |D|."""
 
     def owned(self, theta: Tensor, grad: Tensor | None) -> float:
         """sum_{O_i} loss / |D|: this subdomain's share of f(theta; D)."""
@@ -129,9 +141,18 @@ class Objective(Protocol):
     """f(theta; D) of eq. (1), split into the subdomains that this rank carries."""
 
     n_params: int
-    subdomains: Sequence[Subdomain]
-    gradient_samples: int  # samples whose gradient was evaluated so far on this rank
-    value_samples: int  # samples whose loss alone was evaluated so far on this rank
+
+    @property
+    def subdomains(self) -> Sequence[Subdomain]:
+        """In the order of their numbers."""
+
+    @property
+    def gradient_samples(self) -> int:
+        """Samples whose gradient was evaluated so far on this rank."""
+
+    @property
+    def value_samples(self) -> int:
+        """Samples whose loss alone was evaluated so far on this rank."""
 
     @property
     def batches(self) -> int:
@@ -146,6 +167,9 @@ class Timers(Protocol):
 
     def __call__(self, region: str) -> AbstractContextManager[None]:
         """Time what runs inside."""
+
+    def count(self, region: str, messages: int, nbytes: int) -> None:
+        """Add messages and payload bytes to a region."""
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 def library_name(text: str) -> str:
     """Name and version from MPI_Get_library_version: "Open MPI v5.0.11", "MPICH Version: 5.0.2"."""
-    return " ".join(
-        text.replace("\0", " ").strip().splitlines()[0].split(", package")[0].split()
-    )
+    return " ".join(text.replace("\0", " ").strip().splitlines()[0].split(", package")[0].split())
 
 
 class MpiCommunicator:
@@ -45,44 +43,23 @@ class MpiCommunicator:
     """
 
     def __init__(
-        self,
-        comm: MPI.Intracomm,
-        reduction: str = "auto",
-        count_limit: int = 2**30,
-        timers: Timers | None = None,
-        wait: bool = False,
+        self, comm: MPI.Intracomm, reduction: str = "auto", count_limit: int = 2**30, timers: Timers | None = None, wait: bool = False
     ) -> None:
         from mpi4py import MPI
 
         if reduction not in ("auto", "mpi", "tree"):
-            raise ValueError(
-                f"comm.reduction must be auto, mpi or tree, got {reduction!r}"
-            )
+            raise ValueError(f"comm.reduction must be auto, mpi or tree, got {reduction!r}")
         if count_limit < 1:
             raise ValueError(f"comm.count_limit must be at least 1, got {count_limit}")
-        self.comm, self.reduction, self.count_limit, self.timers, self.wait = (
-            comm,
-            reduction,
-            count_limit,
-            timers,
-            wait,
-        )
-        self.rank, self.size, self.host = (
-            comm.Get_rank(),
-            comm.Get_size(),
-            MPI.Get_processor_name(),
-        )
+        self.comm, self.reduction, self.count_limit, self.timers, self.wait = (comm, reduction, count_limit, timers, wait)
+        self.rank, self.size, self.host = (comm.Get_rank(), comm.Get_size(), MPI.Get_processor_name())
         node = comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
         node.Free()
         self.library = library_name(MPI.Get_library_version())
         self.large = self.small = self.bytes = 0
-        self.reductions: dict[
-            str, str
-        ] = {}  # provenance: the reducer chosen for each kind of message
-        self._small = MpiReducer(
-            comm, count_limit
-        )  # lanes and flags are exact in any order
+        self.reductions: dict[str, str] = {}  # provenance: the reducer chosen for each kind of message
+        self._small = MpiReducer(comm, count_limit)  # lanes and flags are exact in any order
         self._pid = os.getpid()
 
     @property
@@ -90,9 +67,15 @@ class MpiCommunicator:
         """Sums so far, large and small; also counted at one rank, where ``bytes`` stays 0."""
         return self.large + self.small
 
-    def plan(
-        self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]
-    ) -> FlatMessage:
+    def configure(self, reduction: str, count_limit: int) -> None:
+        """How messages planned from now on are summed."""
+        if reduction not in ("auto", "mpi", "tree"):
+            raise ValueError(f"comm.reduction must be auto, mpi or tree, got {reduction!r}")
+        if count_limit < 1:
+            raise ValueError(f"comm.count_limit must be at least 1, got {count_limit}")
+        self.reduction, self.count_limit = reduction, count_limit
+
+    def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:
         """Allocate a message and choose how it is summed; HandshakeError unless all ranks plan the same."""
         from apts_mpi.parallel.message import FlatMessage
 
@@ -125,9 +108,7 @@ class MpiCommunicator:
 
         self._enter()
         check_flat(vector)
-        staged = (
-            vector.detach().cpu()
-        )  # waits for the device; a CPU tensor is not copied
+        staged = vector.detach().cpu()  # waits for the device; a CPU tensor is not copied
         cells = staged.numpy()
         for start in range(0, len(cells), self.count_limit):
             self.comm.Bcast(cells[start : start + self.count_limit], root=0)
@@ -157,19 +138,14 @@ class MpiCommunicator:
 
     def gather_text(self, text: str) -> list[str]:
         """Each rank's text, on every rank, in rank order."""
-        return [
-            row.tobytes().decode()
-            for row in self._gather(np.frombuffer(text.encode(), np.uint8))
-        ]
+        return [row.tobytes().decode() for row in self._gather(np.frombuffer(text.encode(), np.uint8))]
 
     def barrier(self) -> None:
         """Wait for all."""
         self._enter()
         self.comm.Barrier()
 
-    def _gather(
-        self, row: np.ndarray[tuple[int], np.dtype[np.float64 | np.uint8]]
-    ) -> list[np.ndarray[tuple[int], np.dtype[np.uint8]]]:
+    def _gather(self, row: np.ndarray[tuple[int], np.dtype[np.float64 | np.uint8]]) -> list[np.ndarray[tuple[int], np.dtype[np.uint8]]]:
         """Every rank's bytes."""
         self._enter()
         data = row.view(np.uint8)
@@ -182,9 +158,7 @@ class MpiCommunicator:
     def _enter(self) -> None:
         """Refuse a forked child: it shares the parent's MPI connections and would corrupt them."""
         if os.getpid() != self._pid:
-            raise RuntimeError(
-                f"rank {self.rank} was forked after MPI had started; talk to other ranks from the parent process only"
-            )
+            raise RuntimeError(f"rank {self.rank} was forked after MPI had started; talk to other ranks from the parent process only")
 
     def _timed(self, region: str) -> AbstractContextManager[None]:
         return nullcontext() if self.timers is None else self.timers(region)

@@ -18,9 +18,7 @@ def checked(message: Message) -> FlatMessage:
     from apts_mpi.parallel.message import FlatMessage
 
     if not isinstance(message, FlatMessage):
-        raise TypeError(
-            f"sum_ takes a message made by plan(), got {type(message).__name__}"
-        )
+        raise TypeError(f"sum_ takes a message made by plan(), got {type(message).__name__}")
     return message
 
 
@@ -46,9 +44,10 @@ class SerialCommunicator:
         """Sums so far."""
         return self.large + self.small
 
-    def plan(
-        self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]
-    ) -> FlatMessage:
+    def configure(self, reduction: str, count_limit: int) -> None:
+        """Nothing is sent, so nothing to configure."""
+
+    def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:
         """Allocate a message once, before the loop."""
         from apts_mpi.parallel.message import FlatMessage
 

@@ -138,12 +138,21 @@ class DataObjective:
         self.n_params = evaluator.flat.n_params
         count = len(orders)
         has_halo = count > 1 and orders[0].overlap > 0
-        self.subdomains = [DataSubdomain(evaluator, orders[i], orders[(i + 1) % count] if has_halo else None) for i in mine]
+        self._subdomains = [DataSubdomain(evaluator, orders[i], orders[(i + 1) % count] if has_halo else None) for i in mine]
         self._selected: tuple[int, int] | None = None
+
+    @property
+    def subdomains(self) -> Sequence[DataSubdomain]:
+        return self._subdomains
 
     @property
     def batches(self) -> int:
         return self._batches
+
+    @property
+    def samples(self) -> Samples:
+        """All that this rank holds."""
+        return self._evaluator.samples
 
     @property
     def gradient_samples(self) -> int:
@@ -159,7 +168,7 @@ class DataObjective:
             return
         self._selected = key
         total = sum(batch_size(order, batch) for order in self._orders)
-        for subdomain in self.subdomains:
+        for subdomain in self._subdomains:
             subdomain.select(epoch, batch, total)
 
 

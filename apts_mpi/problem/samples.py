@@ -15,12 +15,13 @@ class Samples:
     """Inputs and targets of some index ranges of the training set, one after the other.
 
     ``inputs``: (rows, *sample_shape), any real dtype; ``targets``: (rows, ...). ``ranges`` say which
-    samples of the training set the rows are. Normalised values are inputs * scale + shift.
+    samples of the training set the rows are. What the model sees is inputs * scale + shift in ``dtype``;
+    ``tokens`` are handed to it as integers.
     """
 
     def __init__(
         self, ranges: Sequence[range], inputs: Tensor, targets: Tensor, *, dtype: torch.dtype, device: torch.device,
-        scale: Tensor | None = None, shift: Tensor | None = None,
+        scale: Tensor | None = None, shift: Tensor | None = None, tokens: bool = False,
     ) -> None:  # fmt: skip
         if sum(map(len, ranges)) != len(inputs) or len(inputs) != len(targets):
             raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets do not fill the ranges {ranges}")
@@ -28,9 +29,17 @@ class Samples:
         self.inputs, self.targets = inputs.to(device), targets.to(device)
         if self.targets.dtype.is_floating_point:
             self.targets = self.targets.to(dtype)
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device, self.tokens = dtype, device, tokens
         self.scale = None if scale is None else scale.to(device, dtype)
         self.shift = None if shift is None else shift.to(device, dtype)
+
+    def few(self, count: int) -> Samples:
+        """The first ``count`` of them, or all."""
+        first = self.ranges[0][:count]
+        return Samples(
+            [first], self.inputs[: len(first)], self.targets[: len(first)], dtype=self.dtype, device=self.device,
+            scale=self.scale, shift=self.shift, tokens=self.tokens,
+        )  # fmt: skip
 
     def rows(self, indices: Rows) -> Tensor:
         """Row numbers, on the device, of samples given by their numbers in the training set."""
@@ -46,8 +55,8 @@ class Samples:
     def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """Normalised inputs in the run's dtype, and targets."""
         inputs = self.inputs[rows]
-        if inputs.dtype in (torch.int64, torch.int32, torch.int16):
-            return inputs.long(), self.targets[rows]  # tokens
+        if self.tokens:
+            return inputs.long(), self.targets[rows]
         inputs = inputs.to(self.dtype)
         if self.scale is not None and self.shift is not None:
             inputs = torch.addcmul(self.shift, inputs, self.scale)

@@ -27,4 +27,5 @@ def build_model(name: str, memory: int, like: Tensor) -> Model | None:
         return None
     if name == "first":
         return FirstOrder(like.numel(), like.dtype, like.device)
-    return LSR1(like.numel(), memory, like.dtype, like.device)
+    # Without a pair nothing is known of the curvature: so small a gamma makes the first step end on the boundary.
+    return LSR1(like.numel(), memory, like.dtype, like.device, gamma_init=1e-6)

@@ -38,8 +38,10 @@ class Exchange:
         """
         with self._timers(timing.PACK):
             self._pack(terms, scalars)
+        sent = self._comm.bytes
         with self._timers(timing.REDUCE):
             self._comm.sum_(self.message, vector=terms is not None)
+        self._timers.count(timing.REDUCE, 1, self._comm.bytes - sent)
         self.reductions += terms is not None
         self.gradient_samples += round(self.get("gradient_samples"))
         self.value_samples += round(self.get("value_samples"))

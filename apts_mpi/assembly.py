@@ -1,0 +1,163 @@
+"""From data, model and config to this rank's share of the problem.
+
+Whatever can go wrong on one rank alone (a missing file, a full memory) runs inside ``together``,
+which makes it an error of all ranks, so that nobody waits for a rank that has left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apts_mpi.config import Config
+from apts_mpi.contracts import Communicator
+from apts_mpi.partition import block, check_counts
+from apts_mpi.problem.flat import FlatModel, random_layers
+from apts_mpi.problem.losses import Loss, resolve_loss
+from apts_mpi.problem.objective import DataObjective, Evaluator, needed_ranges, plan
+from apts_mpi.problem.samples import Samples
+from apts_mpi.problem.scoring import score
+
+if TYPE_CHECKING:
+    from apts_mpi.storage.shards import Split
+
+TRIED = 64  # samples of a rank on which the model is tried before the run
+
+
+class Source(Protocol):
+    """Samples by number."""
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+
+    def read(self, lo: int, hi: int) -> tuple[Any, Any]:
+        """Inputs and targets of samples lo..hi-1 as arrays or tensors."""
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Samples in memory, the same on all ranks."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def samples(self) -> int:
+        return len(self.inputs)
+
+    def read(self, lo: int, hi: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[lo:hi], self.targets[lo:hi]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training set, a test set if there is one, and how samples become inputs of the model."""
+
+    train: Source
+    test: Source | None
+    scale: Tensor | None  # inputs * scale + shift; None: as they are
+    shift: Tensor | None
+    tokens: bool
+    fingerprint: str
+    name: str
+    sample_shape: tuple[int, ...]
+    outputs: int  # classes, or numbers to predict
+
+
+@dataclass
+class Problem:
+    """What one rank needs to train."""
+
+    flat: FlatModel
+    objective: DataObjective
+    loss: Loss
+    test: Samples | None
+    theta: Tensor
+    data: Data
+    samples: int  # of the training set
+    subdomains: int
+
+
+def from_shards(train: Split, test: Split | None, form: str, limit: int, fingerprint: str, name: str) -> Data:
+    """A data set of shards, normalised by the stored constants: (x / scale - mean) / std."""
+    constants = train.normalisation(form)
+    tokens = bool(train.target_shape) and train.classes > 0
+    shape = (-1, *[1] * (len(train.sample_shape) - 1)) if len(constants.mean) > 1 else ()
+    mean, std = (torch.tensor(values, dtype=torch.float64).reshape(shape) for values in (constants.mean, constants.std))
+    if limit:
+        train.samples = min(limit, train.samples)
+    outputs = train.classes or math.prod(train.target_shape)
+    return Data(train, test, 1 / (constants.scale * std), -mean / std, tokens, fingerprint, name, train.sample_shape, outputs)
+
+
+def from_tensors(inputs: Tensor, targets: Tensor, test: tuple[Tensor, Tensor] | None) -> Data:
+    """A data set in memory, taken as it is; ValueError if the lengths differ."""
+    for x, y in [(inputs, targets), *([test] if test else [])]:
+        if len(x) != len(y) or len(x) == 0:
+            raise ValueError(f"inputs and targets must have the same positive length, got {len(x)} and {len(y)}")
+    digest = hashlib.sha256()
+    for values in (inputs, targets):
+        digest.update(f"{tuple(values.shape)}{values.dtype}".encode())
+        digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return Data(
+        ArraySource(inputs, targets), ArraySource(*test) if test else None, None, None, not inputs.dtype.is_floating_point,
+        digest.hexdigest(), "tensors in memory", tuple(inputs.shape[1:]), 0,
+    )  # fmt: skip
+
+
+def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm: Communicator, device: torch.device) -> Problem:
+    """This rank's share of the problem; every rank calls. ValueError, OSError or MemoryError on one rank alone."""
+    samples, subdomains = data.train.samples, config.solver.subdomains or comm.size
+    check_counts(samples, subdomains, comm.size)
+    dtype = torch.float64 if config.model.dtype == "float64" else torch.float32
+    flat = FlatModel(module, dtype, device)
+    orders = plan(samples, subdomains, batch=config.data.batch, overlap=config.data.overlap, seed=config.run.seed)
+    mine = block(subdomains, comm.size, comm.rank)
+    resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, device)
+    resolved = resolve_loss(loss)
+    objective = DataObjective(Evaluator(flat, resolved, resident), orders, mine, orders[0].batches)
+    test = None
+    if data.test is not None and data.test.samples >= comm.size:
+        test = _resident(data, data.test, [block(data.test.samples, comm.size, comm.rank)], dtype, device)
+    return Problem(flat, objective, resolved, test, flat.initial(), data, samples, subdomains)
+
+
+def _resident(data: Data, source: Source, ranges: Sequence[range], dtype: torch.dtype, device: torch.device) -> Samples:
+    """The samples of some ranges, read one after the other and kept in stored form."""
+    parts = [source.read(part.start, part.stop) for part in ranges if len(part)]
+    inputs, targets = (torch.cat([_tensor(part[i]) for part in parts]) for i in (0, 1))
+    kept = [part for part in ranges if len(part)]
+    return Samples(kept, inputs, targets, dtype=dtype, device=device, scale=data.scale, shift=data.shift, tokens=data.tokens)
+
+
+def _tensor(values: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.from_numpy(values)
+
+
+def check_model(problem: Problem) -> None:
+    """Try the model at its first parameters on a few of this rank's samples; ValueError says what is wrong with it.
+
+    The loss must be finite, and the same when evaluated twice: a random model is no function of its parameters.
+    Not collective.
+    """
+    flat, few = problem.flat, problem.objective.samples.few(TRIED)
+    first, second = (score(flat, problem.loss, few, problem.theta)[0] for _ in range(2))
+    if abs(first - second) > 1e-6 * abs(first):
+        named = random_layers(flat.module)
+        where = f" (layers {', '.join(named)})" if named else ""
+        raise ValueError(
+            f"the model is random at fixed parameters{where}: loss {first:.9g}, then {second:.9g}; switch dropout off"
+        )
+    name = flat.first_nonfinite(problem.theta)
+    if name:
+        raise ValueError(f"parameter {name} holds nan or inf at the start")
+    if not math.isfinite(first):
+        raise ValueError(f"the loss of the first samples is {first} at the start: are all inputs finite?")
