@@ -84,13 +84,14 @@ class Spool:
             spread += part_spread + shift**2 * count * size / (count + size)
             mean += shift * size / (count + size)
             count += size
-        overall = spread.mean() / count + mean.var()
-        return Statistics(float(mean.mean()), _std(overall), tuple(mean.tolist()), tuple(_std(value) for value in spread / count))
+        overall = _std(spread.mean() / count + mean.var(), mean.mean())
+        return Statistics(float(mean.mean()), overall, tuple(mean.tolist()), tuple(map(_std, spread / count, mean)))
 
 
-def _std(variance: Any) -> float:
-    """The root, or 1 for a constant, which is then only shifted."""
-    return float(np.sqrt(variance)) if variance > 0 else 1.0
+def _std(variance: Any, mean: Any) -> float:
+    """The root, or 1 where it is nothing but rounding: a constant is only shifted."""
+    std = float(np.sqrt(variance))
+    return std if std > 1e-7 * abs(mean) else 1.0
 
 
 def _append(handle: IO[bytes], values: NDArray[Any]) -> None:

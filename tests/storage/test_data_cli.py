@@ -149,7 +149,8 @@ except SystemExit:
     pass
 print(sorted({"torch", "mpi4py", "h5py", "numpy", "rich", "PIL", "sklearn"} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code, "data", *action.split(), "--help"], capture_output=True, text=True, timeout=60, check=True)
+    command = [sys.executable, "-c", code, "data", *action.split(), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "usage:" in done.stdout
 
