@@ -50,6 +50,7 @@ class Spectrum:
     noise: float  # relative accuracy of ||Q'v||^2
 
 
+@np.errstate(all="ignore")
 def sr1(gram: Gram, gamma: float, noise: float) -> Compact:
     """The SR1 recursion in coefficients of Psi, which is an LDL' factorisation of M^-1 = D + L + L' - gamma S'S:
 
@@ -64,19 +65,19 @@ def sr1(gram: Gram, gamma: float, noise: float) -> Compact:
     s_norm, size = np.sqrt(np.diag(gram.ss)), magnitude(gram, gamma)
     p, delta = np.zeros((k, k)), np.zeros(k)
     used: list[int] = []
-    with np.errstate(all="ignore"):
-        for j in range(k):
-            column = -p[:, used] @ ((p[:, used].T @ cross[:, j]) / delta[used])
-            column[j] += 1.0
-            pivot = float(column @ cross[:, j])
-            u_norm = math.sqrt(max(float(column @ inner @ column), 0.0)) if math.isfinite(pivot) else math.inf
-            floor = s_norm[j] * max(ADMISSION * u_norm, noise * float(np.abs(column) @ size))
-            if math.isfinite(pivot) and abs(pivot) > 0 and abs(pivot) >= floor:
-                p[:, j], delta[j] = column, pivot
-                used.append(j)
+    for j in range(k):
+        column = -p[:, used] @ ((p[:, used].T @ cross[:, j]) / delta[used])
+        column[j] += 1.0
+        pivot = float(column @ cross[:, j])
+        u_norm = math.sqrt(max(float(column @ inner @ column), 0.0)) if math.isfinite(pivot) else math.inf
+        floor = s_norm[j] * max(ADMISSION * u_norm, noise * float(np.abs(column) @ size))
+        if math.isfinite(pivot) and abs(pivot) > 0 and abs(pivot) >= floor:
+            p[:, j], delta[j] = column, pivot
+            used.append(j)
     return Compact(gamma, np.array(used, dtype=np.intp), p[:, used], delta[used])
 
 
+@np.errstate(all="ignore")
 def spectrum(gram: Gram, compact: Compact, noise: float, cut: float, n_params: int) -> Spectrum:
     """Eigenvalues and eigenvectors of B in the span of Psi.
 
@@ -113,5 +114,6 @@ def psi_gram(gram: Gram, gamma: float) -> Array:
 
 
 def magnitude(gram: Gram, gamma: float) -> Array:
-    """||y_i|| + |gamma| ||s_i||, (k,): what y_i - gamma s_i is a difference of."""
-    return np.sqrt(np.diag(gram.yy)) + abs(gamma) * np.sqrt(np.diag(gram.ss))
+    """||y_i|| + |gamma| ||s_i||, (k,): the scale of y_i - gamma s_i; 1 where both are zero."""
+    size: Array = np.sqrt(np.diag(gram.yy)) + abs(gamma) * np.sqrt(np.diag(gram.ss))
+    return np.where(size == 0, 1.0, size)

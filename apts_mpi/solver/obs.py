@@ -35,6 +35,7 @@ class Combination:
     y: Array  # (k,)
 
 
+@np.errstate(all="ignore")
 def minimise(gram: Gram, model: Spectrum, products: GradProducts, n_params: int, radius: float) -> tuple[Solution, Combination]:
     """Minimise g's + s'Bs/2 over ||s|| <= radius for the B of ``model``; never raises.
 
@@ -72,7 +73,7 @@ def _leaving(gram: Gram, model: Spectrum) -> tuple[Array, Array] | None:
         return None
     inside = model.basis.T @ (gram.sy.T - model.gamma * gram.ss)  # Q'S', (r, k)
     left = squares - np.sum(inside**2, axis=0)
-    best = int(np.argmax(left / squares))
+    best = int(np.argmax(np.divide(left, squares, out=np.zeros_like(left), where=squares > 0)))
     if not left[best] > model.noise * squares[best]:
         return None
     b = np.eye(len(squares))[best] / math.sqrt(left[best])

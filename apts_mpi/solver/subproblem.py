@@ -38,6 +38,7 @@ class Solution:
     iterations: int  # of the root finder
 
 
+@np.errstate(all="ignore")
 def solve(eigenvalues: Array, grad: Array, radius: float) -> Solution:
     """Minimise sum_i g_i s_i + lambda_i s_i^2 / 2 over ||s|| <= radius; never raises.
 
@@ -46,31 +47,30 @@ def solve(eigenvalues: Array, grad: Array, radius: float) -> Solution:
     s_i(sigma) = -g_i / (lambda_i + sigma); in the hard case, where no such sigma exists, a
     component along the leftmost eigenvector takes the step to the boundary. ||s|| <= radius (1 + 1e-12).
     """
-    with np.errstate(all="ignore"):
-        # s = radius t and a common factor make all numbers at most 1 and the radius 1.
-        scale = float(max(np.max(np.abs(grad), initial=0.0), radius * np.max(np.abs(eigenvalues), initial=0.0)))
-        if not (math.isfinite(scale) and math.isfinite(radius) and math.isfinite(scale * radius)) or radius <= 0:
-            return _zero(len(grad), finite=False)
-        if scale == 0:
-            return _zero(len(grad), finite=True)
-        lam, g = eigenvalues * (radius / scale), grad / scale
-        if not (np.isfinite(lam).all() and np.isfinite(g).all()):
-            return _zero(len(grad), finite=False)
-        t, sigma, hard, iterations = _unit_ball(lam, g)
-        norm = float(np.linalg.norm(t))
-        # Both terms are positive, so nothing cancels: -g't = t'(Lambda + sigma)t.
-        predicted = 0.5 * float(np.sum(np.maximum(lam + sigma, 0) * t**2)) + 0.5 * sigma * norm**2
-        return Solution(
-            coefficients=radius * t,
-            sigma=sigma * scale / radius,
-            predicted=predicted * scale * radius,
-            step_norm=radius * norm,
-            curvature=float(np.sum(lam * t**2)) * scale * radius,
-            hits_boundary=sigma > 0 or hard or norm >= 1 - 1e-9,
-            hard_case=hard,
-            finite=True,
-            iterations=iterations,
-        )
+    # s = radius t and a common factor make all numbers at most 1 and the radius 1.
+    scale = float(max(np.max(np.abs(grad), initial=0.0), radius * np.max(np.abs(eigenvalues), initial=0.0)))
+    if not (math.isfinite(scale) and math.isfinite(radius) and math.isfinite(scale * radius)) or radius <= 0:
+        return _zero(len(grad), finite=False)
+    if scale == 0:
+        return _zero(len(grad), finite=True)
+    lam, g = eigenvalues * radius / scale, grad / scale
+    if not (np.isfinite(lam).all() and np.isfinite(g).all()):
+        return _zero(len(grad), finite=False)
+    t, sigma, hard, iterations = _unit_ball(lam, g)
+    norm = float(np.linalg.norm(t))
+    # Both terms are positive, so nothing cancels: -g't = t'(Lambda + sigma)t.
+    predicted = 0.5 * float(np.sum(np.maximum(lam + sigma, 0) * t**2)) + 0.5 * sigma * norm**2
+    return Solution(
+        coefficients=radius * t,
+        sigma=sigma * scale / radius,
+        predicted=predicted * scale * radius,
+        step_norm=radius * norm,
+        curvature=float(np.sum(lam * t**2)) * scale * radius,
+        hits_boundary=sigma > 0 or hard or norm >= 1 - 1e-9,
+        hard_case=hard,
+        finite=True,
+        iterations=iterations,
+    )
 
 
 def first_order(grad_norm: float, radius: float) -> tuple[float, float]:
