@@ -47,19 +47,15 @@ class MpiCommunicator:
     ) -> None:
         from mpi4py import MPI
 
-        if reduction not in ("auto", "mpi", "tree"):
-            raise ValueError(f"comm.reduction must be auto, mpi or tree, got {reduction!r}")
-        if count_limit < 1:
-            raise ValueError(f"comm.count_limit must be at least 1, got {count_limit}")
-        self.comm, self.reduction, self.count_limit, self.timers, self.wait = (comm, reduction, count_limit, timers, wait)
-        self.rank, self.size, self.host = (comm.Get_rank(), comm.Get_size(), MPI.Get_processor_name())
+        self.comm, self.timers, self.wait = comm, timers, wait
+        self.configure(reduction, count_limit)
+        self.rank, self.size, self.host = comm.Get_rank(), comm.Get_size(), MPI.Get_processor_name()
         node = comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
         node.Free()
         self.library = library_name(MPI.Get_library_version())
         self.large = self.small = self.bytes = 0
         self.reductions: dict[str, str] = {}  # provenance: the reducer chosen for each kind of message
-        self._small = MpiReducer(comm, count_limit)  # lanes and flags are exact in any order
         self._pid = os.getpid()
 
     @property
@@ -74,6 +70,7 @@ class MpiCommunicator:
         if count_limit < 1:
             raise ValueError(f"comm.count_limit must be at least 1, got {count_limit}")
         self.reduction, self.count_limit = reduction, count_limit
+        self._small = MpiReducer(self.comm, count_limit)  # lanes and flags are exact in any order
 
     def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:
         """Allocate a message and choose how it is summed; HandshakeError unless all ranks plan the same."""

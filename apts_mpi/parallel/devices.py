@@ -48,10 +48,7 @@ def visible_gpus() -> list[str]:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [
-        str(getattr(torch.cuda.get_device_properties(index), "uuid", index))
-        for index in range(count)
-    ]
+    return [str(getattr(torch.cuda.get_device_properties(index), "uuid", index)) for index in range(count)]
 
 
 def misplaced(seen: Sequence[str], share_gpu: bool) -> str:
@@ -59,23 +56,14 @@ def misplaced(seen: Sequence[str], share_gpu: bool) -> str:
     without = [str(rank) for rank, gpu in enumerate(seen) if not gpu]
     if without:
         return f"run.device asks for a GPU, but torch sees none on rank {', '.join(without)}; set run.device to cpu or start fewer ranks"
-    sharing = {
-        gpu: [str(rank) for rank, other in enumerate(seen) if other == gpu]
-        for gpu in seen
-    }
-    crowded = [
-        f"ranks {', '.join(ranks)} on {gpu}"
-        for gpu, ranks in sharing.items()
-        if len(ranks) > 1
-    ]
+    sharing = {gpu: [str(rank) for rank, other in enumerate(seen) if other == gpu] for gpu in seen}
+    crowded = [f"ranks {', '.join(ranks)} on {gpu}" for gpu, ranks in sharing.items() if len(ranks) > 1]
     if crowded and not share_gpu:
         return f"several ranks share a GPU: {'; '.join(crowded)}; start one rank per GPU, or set run.share_gpu to true"
     return ""
 
 
-def set_threads(
-    wanted: int, comm: TextGatherer, environ: Mapping[str, str] = os.environ
-) -> int:
+def set_threads(wanted: int, comm: TextGatherer, environ: Mapping[str, str] = os.environ) -> int:
     """Set and return torch's threads: ``wanted``, else OMP_NUM_THREADS, else a fair share of the cores; every rank calls.
 
     Ranks that the launcher bound to cores of their own keep these; ranks that may run on the same cores divide them.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import math
 import os
 import platform
 import signal
@@ -43,6 +44,7 @@ class Guard:
         self._world: MPI.Intracomm | None = None
         self._ends: MPI.Intracomm | None = None
         self._owns = self._ended = False
+        self.busy = True  # may others be waiting for this rank in a collective?
         self._pid = os.getpid()
         self._others = sys.excepthook, threading.excepthook
         sys.excepthook, threading.excepthook = self._on_error, self._on_thread_error
@@ -51,25 +53,15 @@ class Guard:
     @property
     def armed(self) -> bool:
         """Whether failing now would leave others behind."""
-        return (
-            not self._ended
-            and os.getpid() == self._pid
-            and (self.several or self._world is not None)
-        )
+        return not self._ended and os.getpid() == self._pid and (self.several or self._world is not None)
 
     def join(self, owns: bool) -> None:
         """MPI is up (``owns``: by our doing) and was found in order; every rank calls."""
         from mpi4py import MPI
 
         if self._world is None:
-            self._world, self.rank, self._owns = (
-                MPI.COMM_WORLD,
-                MPI.COMM_WORLD.Get_rank(),
-                owns,
-            )
-            self._ends = (
-                MPI.COMM_WORLD.Dup()
-            )  # of its own: must not meet a sum of ranks that are still at work
+            self._world, self.rank, self._owns = (MPI.COMM_WORLD, MPI.COMM_WORLD.Get_rank(), owns)
+            self._ends = MPI.COMM_WORLD.Dup()  # of its own: must not meet a sum of ranks that are still at work
 
     @contextmanager
     def waiting(self, patience: float) -> Iterator[None]:
@@ -88,9 +80,7 @@ class Guard:
         request, began, pause = self._ends.Ibarrier(), time.monotonic(), 1e-5
         while not request.Test():
             if time.monotonic() - began > patience:
-                self.abort(
-                    f"has ended, but some rank did not follow within {patience:g} s; all ranks stop"
-                )
+                self.abort(f"has ended, but some rank did not follow within {patience:g} s; all ranks stop")
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
         self._ended = True
@@ -99,17 +89,18 @@ class Guard:
 
             MPI.Finalize()
 
-    def abort(self, words: str) -> None:
-        """Print ``words`` behind this rank's name and end all ranks with a status other than 0."""
-        if self.rank:  # when all ranks fail alike rank 0 speaks for them: its abort comes before their words
-            time.sleep(0.25)
+    def abort(self, words: str, courtesy: float = 0.25) -> None:
+        """Print ``words`` behind this rank's name and end all ranks with a status other than 0.
+
+        When all ranks fail alike rank 0 speaks for them: the others wait ``courtesy`` seconds for its abort.
+        """
+        if self.rank:
+            time.sleep(courtesy)
         sys.stdout.flush()
         sys.stderr.write(f"rank {self.rank} on {platform.node()}: {words.rstrip()}\n")
         sys.stderr.flush()
         if self._world is not None:
-            faulthandler.dump_traceback_later(
-                3.0, exit=True, file=sys.__stderr__ or 2
-            )  # should the abort itself hang
+            faulthandler.dump_traceback_later(3.0, exit=True, file=sys.__stderr__ or 2)  # should the abort itself hang
             self._world.Abort(1)
         # Others may wait in MPI_Init. MPICH's mpiexec ends them only if this process dies by a signal.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -118,41 +109,29 @@ class Guard:
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _on_error(
-        self,
-        kind: type[BaseException],
-        error: BaseException,
-        trace: TracebackType | None,
-    ) -> None:
+    def _on_error(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not self.armed:
             self._others[0](kind, error, trace)
         else:
-            self.abort(_words(kind, error, trace))
+            self.abort(_words(kind, error, trace), courtesy=2.0 if isinstance(error, HandshakeError) else 0.25)
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
         if not self.armed or args.exc_value is None or args.exc_type is SystemExit:
             self._others[1](args)
         else:
             name = args.thread.name if args.thread else "?"
-            self.abort(
-                f"in thread {name}: {_words(args.exc_type, args.exc_value, args.exc_traceback)}"
-            )
+            self.abort(f"in thread {name}: {_words(args.exc_type, args.exc_value, args.exc_traceback)}")
 
     def _on_exit(self) -> None:
-        if (
-            self.armed and self._world is not None
-        ):  # before MPI is up leaving is fine: --help, wrong options
-            self.abort(
-                "left before the run had ended on all ranks (sys.exit or an early return); all ranks stop"
-            )
+        if not self.armed or self._world is None:  # before MPI is up leaving is fine: --help, wrong options
+            return
+        if self.busy:
+            self.abort("left before the run had ended on all ranks (sys.exit or an early return); all ranks stop")
+        self.end(math.inf)
 
 
-def _words(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> str:
+def _words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> str:
     """A traceback, or the message alone where the code is not to blame."""
     if isinstance(error, (HandshakeError, LaunchError)):
         return f"{kind.__name__}: {error}"
-    return f"{kind.__name__}: {error}\n" + "".join(
-        traceback.format_exception(kind, error, trace)
-    )
+    return f"{kind.__name__}: {error}\n" + "".join(traceback.format_exception(kind, error, trace))

@@ -21,7 +21,14 @@ class HandshakeError(RuntimeError):
 
 
 class SetupError(HandshakeError):
-    """One rank or several could not do their part; raised on every rank with the same words."""
+    """One rank or several could not do their part; raised on every rank with the same words.
+
+    ``usage``: all of them met a ValueError, so other settings or data are needed and not another machine.
+    """
+
+    def __init__(self, text: str, usage: bool = False) -> None:
+        super().__init__(text)
+        self.usage = usage
 
 
 class TextGatherer(Protocol):
@@ -66,15 +73,16 @@ def together(comm: TextGatherer, action: Callable[[], T]) -> T:
     If it raises ValueError, OSError, ImportError or MemoryError on any rank, all ranks raise SetupError, which
     names the ranks and the reasons. So a missing file on one node leaves nobody waiting. ``action`` must not communicate.
     """
-    problem = ""
+    problem = kind = ""
     try:
         value = action()
     except (ValueError, OSError, ImportError, MemoryError) as error:
         problem = str(error) or type(error).__name__
+        kind = "usage" if isinstance(error, ValueError) else "environment"
     problems = comm.gather_text(problem)
     if any(problems):
-        hosts = comm.gather_text(comm.host)
-        raise SetupError(blame(problems, hosts))
+        hosts, kinds = comm.gather_text(comm.host), comm.gather_text(kind)
+        raise SetupError(blame(problems, hosts), usage="environment" not in kinds)
     return value
 
 

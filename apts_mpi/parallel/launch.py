@@ -23,23 +23,14 @@ if TYPE_CHECKING:
     from apts_mpi.parallel.comm import MpiCommunicator
 
 # How many ranks a launcher says it has started; and what only shows that there is one.
-SIZES = (
-    "PMI_SIZE",
-    "OMPI_COMM_WORLD_SIZE",
-    "SLURM_STEP_NUM_TASKS",
-    "MV2_COMM_WORLD_SIZE",
-    "JSM_NAMESPACE_SIZE",
-    "FLUX_JOB_SIZE",
-)
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE")
 SIGNS = ("PMI_RANK", "PMI_FD", "PMIX_RANK", "PALS_RANKID")
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PALS_RANKID", "SLURM_PROCID")
 
 
 def claimed_sizes(environ: Mapping[str, str]) -> dict[str, int]:
     """The numbers of ranks that launchers claim, by variable."""
-    return {
-        name: int(environ[name]) for name in SIZES if environ.get(name, "").isdigit()
-    }
+    return {name: int(environ[name]) for name in SIZES if environ.get(name, "").isdigit()}
 
 
 def launched(environ: Mapping[str, str]) -> bool:
@@ -52,9 +43,7 @@ def check_launcher(environ: Mapping[str, str], library: str) -> None:
     """Raise LaunchError under Open MPI's launcher with another library, which may die in MPI_Init without a hint."""
     claim = claimed_sizes(environ).get("OMPI_COMM_WORLD_SIZE", 1)
     if claim > 1 and "PMI_SIZE" not in environ and "Open MPI" not in library:
-        raise LaunchError(
-            f"the launcher is Open MPI's, the library is {library}. {advice(claim, library)}"
-        )
+        raise LaunchError(f"the launcher is Open MPI's, the library is {library}. {advice(claim, library)}")
 
 
 def check_size(size: int, environ: Mapping[str, str], library: str) -> None:
@@ -63,9 +52,7 @@ def check_size(size: int, environ: Mapping[str, str], library: str) -> None:
     A launcher of another MPI starts every rank as a world of its own, which would train N times alone.
     Inside a Slurm step another launcher may rightly have the last word, so one match is enough.
     """
-    claims = {
-        name: claim for name, claim in claimed_sizes(environ).items() if claim > 1
-    }
+    claims = {name: claim for name, claim in claimed_sizes(environ).items() if claim > 1}
     if not claims or size in claimed_sizes(environ).values():
         return
     name, claim = next(iter(claims.items()))
@@ -87,21 +74,12 @@ def arm() -> Guard | None:
     """From here on a failure of this process ends all ranks, MPI or not yet; nothing without a launcher."""
     if not _guards and launched(os.environ):
         several = any(size > 1 for size in claimed_sizes(os.environ).values())
-        rank = next(
-            (
-                int(os.environ[name])
-                for name in RANKS
-                if os.environ.get(name, "").isdigit()
-            ),
-            0,
-        )
+        rank = next((int(os.environ[name]) for name in RANKS if os.environ.get(name, "").isdigit()), 0)
         _guards.append(Guard(rank, several))
     return _guards[0] if _guards else None
 
 
-def start(
-    reduction: str = "auto", count_limit: int = 2**30, patience: float = 120.0
-) -> MpiCommunicator | SerialCommunicator:
+def start(reduction: str = "auto", count_limit: int = 2**30, patience: float = 120.0) -> MpiCommunicator | SerialCommunicator:
     """The communicator of this run; every rank calls, once, before anything else is collective.
 
     Without a launcher this is the serial one and MPI is not even imported. Raises LaunchError if the
@@ -124,6 +102,26 @@ def finish(comm: MpiCommunicator | SerialCommunicator, patience: float = 30.0) -
     """
     if _guards and not isinstance(comm, SerialCommunicator):
         _guards.pop().end(patience)
+
+
+def release(comm: MpiCommunicator | SerialCommunicator) -> None:
+    """Collective work is over for now; every rank calls. From here each rank may take its time and leave by itself.
+
+    For libraries, which cannot know when the program ends: MPI ends at exit, when the last rank is there. ``resume``
+    before the next collective.
+    """
+    comm.barrier()
+    _set_busy(False)
+
+
+def resume() -> None:
+    """Collective work goes on after ``release``: leaving early is a fault again. Every rank calls."""
+    _set_busy(True)
+
+
+def _set_busy(busy: bool) -> None:
+    for guard in _guards:
+        guard.busy = busy
 
 
 def _start_mpi_on_all_ranks(guard: Guard, patience: float) -> MPI.Intracomm:
@@ -156,9 +154,7 @@ def _start_mpi_on_all_ranks(guard: Guard, patience: float) -> MPI.Intracomm:
 def check_thread_level(level: int, needed: int, library: str) -> None:
     """Raise LaunchError if MPI promises less than ``needed``: torch and the monitor run threads beside it."""
     if level < needed:
-        raise LaunchError(
-            f"{library} was started with thread level {level}, {needed} (funneled) is needed; let apts_mpi start MPI"
-        )
+        raise LaunchError(f"{library} was started with thread level {level}, {needed} (funneled) is needed; let apts_mpi start MPI")
 
 
 _guards: list[Guard] = []  # none or one

@@ -35,18 +35,9 @@ _LIMIT = math.ldexp(1.0, 8 * DIGITS - 1 - _POINT)
 def check_flat(tensor: Tensor) -> None:
     """Raise ValueError unless ``tensor`` is 1-D, contiguous and float32 or float64: MPI would send other bytes than meant."""
     name = str(tensor.dtype).removeprefix("torch.")
-    if (
-        tensor.dim() != 1
-        or not tensor.is_contiguous()
-        or name not in ("float32", "float64")
-    ):
-        shape, layout = (
-            tuple(tensor.shape),
-            "contiguous" if tensor.is_contiguous() else "not contiguous",
-        )
-        raise ValueError(
-            f"only 1-D contiguous float32 or float64 tensors cross the wire, got shape {shape}, {layout}, {name}"
-        )
+    if tensor.dim() != 1 or not tensor.is_contiguous() or name not in ("float32", "float64"):
+        shape, layout = (tuple(tensor.shape), "contiguous" if tensor.is_contiguous() else "not contiguous")
+        raise ValueError(f"only 1-D contiguous float32 or float64 tensors cross the wire, got shape {shape}, {layout}, {name}")
 
 
 def encode(values: Iterable[float]) -> Cells:
@@ -55,16 +46,12 @@ def encode(values: Iterable[float]) -> Cells:
     for value in values:
         terms += 1
         if -_LIMIT < value < _LIMIT:  # false for nan
-            digits += (_SHIFT + round(math.ldexp(value, _POINT))).to_bytes(
-                DIGITS, "little"
-            )
+            digits += (_SHIFT + round(math.ldexp(value, _POINT))).to_bytes(DIGITS, "little")
         else:
             bad += 1
     lane = np.zeros(LANE)
     rows = np.frombuffer(digits, np.uint8)
-    lane[:DIGITS] = (
-        rows if len(rows) == DIGITS else rows.reshape(-1, DIGITS).sum(axis=0)
-    )
+    lane[:DIGITS] = rows if len(rows) == DIGITS else rows.reshape(-1, DIGITS).sum(axis=0)
     lane[DIGITS:] = terms, bad
     return lane
 
@@ -76,17 +63,11 @@ def decode(lane: Cells) -> float:
     """
     terms = int(lane[DIGITS])
     if terms > TERMS_MAX:
-        raise OverflowError(
-            f"a scalar sums at most {TERMS_MAX} subdomains exactly, got {terms}"
-        )
+        raise OverflowError(f"a scalar sums at most {TERMS_MAX} subdomains exactly, got {terms}")
     if lane[DIGITS + 1]:
         return math.nan
-    planes = (
-        lane[:DIGITS].astype("<u4").view(np.uint8).reshape(DIGITS, 4)
-    )  # sums of digits are below 2^24
-    total = sum(
-        int.from_bytes(planes[:, i].tobytes(), "little") << (8 * i) for i in range(3)
-    )
+    planes = lane[:DIGITS].astype("<u4").view(np.uint8).reshape(DIGITS, 4)  # sums of digits are below 2^24
+    total = sum(int.from_bytes(planes[:, i].tobytes(), "little") << (8 * i) for i in range(3))
     return (total - terms * _SHIFT) / (1 << _POINT)
 
 
@@ -97,9 +78,7 @@ class FlatMessage:
     ``host`` is pinned and staged by ``fetch`` and ``settle``. Lanes and flags are filled on the host.
     """
 
-    def __init__(
-        self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]
-    ) -> None:
+    def __init__(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> None:
         import torch
 
         if dtype not in (torch.float32, torch.float64):
@@ -110,20 +89,12 @@ class FlatMessage:
         self._cuda = device.type == "cuda"
         buffer = torch.zeros(cells, dtype=dtype, pin_memory=self._cuda)
         self.n_params = n_params
-        self.reduce: Callable[[Cells], None] = lambda cells: (
-            None
-        )  # set by plan: the sum of ``host`` over the ranks
+        self.reduce: Callable[[Cells], None] = lambda cells: None  # set by plan: the sum of ``host`` over the ranks
         self.host: Cells = buffer.numpy()
-        self.vector: Tensor = (
-            torch.zeros(n_params, dtype=dtype, device=device)
-            if self._cuda
-            else buffer[:n_params]
-        )
+        self.vector: Tensor = torch.zeros(n_params, dtype=dtype, device=device) if self._cuda else buffer[:n_params]
         self._planned, self._staged = self.vector, buffer[:n_params]
         self._tail: Cells = self.host[n_params:]
-        self._lanes = {
-            name: slice(LANE * i, LANE * (i + 1)) for i, name in enumerate(scalars)
-        }
+        self._lanes = {name: slice(LANE * i, LANE * (i + 1)) for i, name in enumerate(scalars)}
         self._flags = LANE * len(scalars)
         self._sums: Cells = np.zeros(len(self._tail))
 
@@ -149,9 +120,7 @@ class FlatMessage:
     def check(self) -> None:
         """Raise ValueError if ``vector`` is no longer the planned buffer, which is what would be sent."""
         if self.vector is not self._planned:
-            raise ValueError(
-                "message.vector was replaced; write into it (vector.copy_, out=) instead"
-            )
+            raise ValueError("message.vector was replaced; write into it (vector.copy_, out=) instead")
 
     def fetch(self, vector: bool) -> Cells:
         """The host buffer to reduce, up to date: everything, or lanes and flags alone."""
@@ -171,9 +140,7 @@ class FlatMessage:
 
     def _lane(self, name: str) -> slice:
         if name not in self._lanes:
-            raise KeyError(
-                f"the message has no scalar {name!r}; planned: {', '.join(self._lanes) or 'none'}"
-            )
+            raise KeyError(f"the message has no scalar {name!r}; planned: {', '.join(self._lanes) or 'none'}")
         return self._lanes[name]
 
 

@@ -64,13 +64,8 @@ class TreeReducer:
         counts, starts = [len(b) for b in blocks], [b.start for b in blocks]
         mine = counts[rank]
         rows = self._rows.reshape(-1)[: size * mine]
-        self._comm.Alltoallv(
-            [cells, (counts, starts)],
-            [rows, ([mine] * size, [mine * i for i in range(size)])],
-        )
-        total = tree_sum(
-            list(rows.reshape(size, mine)), lambda a, b: np.add(a, b, out=a)
-        )
+        self._comm.Alltoallv([cells, (counts, starts)], [rows, ([mine] * size, [mine * i for i in range(size)])])
+        total = tree_sum(list(rows.reshape(size, mine)), lambda a, b: np.add(a, b, out=a))
         self._comm.Allgatherv(total, [cells, (counts, starts)])
 
 
@@ -89,9 +84,7 @@ def choose(comm: MPI.Intracomm, wanted: str, count_limit: int, cells: Cells) -> 
     differences = np.zeros(1, np.int64)
     twin = np.empty_like(cells)
     for probe in range(PROBES):
-        cells[:] = twin[:] = _spread(
-            len(cells), cells.dtype, seed=probe * comm.Get_size() + comm.Get_rank()
-        )
+        cells[:] = twin[:] = _spread(len(cells), cells.dtype, seed=probe * comm.Get_size() + comm.Get_rank())
         mpi(cells)
         tree(twin)
         differences += np.count_nonzero(cells != twin)

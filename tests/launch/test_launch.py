@@ -151,6 +151,30 @@ def test_a_slow_rank_within_patience_is_no_fault(tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.text
 
 
+def test_after_release_every_rank_leaves_when_it_likes(tmp_path: Path) -> None:
+    body = """
+    from apts_mpi.parallel.launch import release
+    comm = start()
+    release(comm)
+    time.sleep(comm.rank == 0)
+    print("done", comm.rank)
+    """
+    outcome = run(tmp_path, body, ranks=2)
+    assert outcome.status == 0 and "done 0" in outcome.text and "done 1" in outcome.text, outcome.text
+
+
+def test_after_resume_leaving_early_is_a_fault_again(tmp_path: Path) -> None:
+    body = """
+    from apts_mpi.parallel.launch import release, resume
+    comm = start()
+    release(comm)
+    resume()
+    if comm.rank == 0:
+        comm.barrier()
+    """
+    failed(run(tmp_path, body, ranks=2), "rank 1 on ", "left before")
+
+
 def test_when_all_ranks_fail_alike_rank_0_speaks(tmp_path: Path) -> None:
     body = """
     comm = start()

@@ -8,10 +8,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from apts_mpi.contracts import Flag
-from apts_mpi.parallel.message import DIGITS, LANE, TERMS_MAX, FlatMessage, check_flat, decode, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from apts_mpi.contracts import Flag
+from apts_mpi.parallel.message import DIGITS, LANE, TERMS_MAX, FlatMessage, check_flat, decode, encode
 
 CPU = torch.device("cpu")
 POINT = 2**120

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
 from apts_mpi.contracts import Communicator, Flag
 from apts_mpi.parallel import devices, launch
 from apts_mpi.parallel.comm import library_name
