@@ -21,10 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def in_parallel(command: cli.Command) -> int:
     """Run ``command`` on every rank of the launcher, or on one rank without; every rank gets a code and leaves.
 
-    What all ranks find wrong together (the handshake), and what one rank alone finds, ends in a message and a
-    code. Any other error goes to the hook of ``launch``, which takes all ranks down: some may wait for this one.
+    What all ranks find wrong together (set-up, handshake), and what one rank alone finds, ends in a message and
+    a code. Any other error goes to the hook of ``launch``, which takes all ranks down: some may wait for this one.
     """
-    from apts_mpi.parallel.handshake import HandshakeError
+    from apts_mpi.parallel.handshake import HandshakeError, SetupError
     from apts_mpi.parallel.launch import finish, start
 
     comm = start()
@@ -36,7 +36,7 @@ def in_parallel(command: cli.Command) -> int:
             raise
         if comm.rank == 0:
             cli.complain(str(error) if together else f"{type(error).__name__}: {error}")
-        code = cli.ENVIRONMENT
+        code = cli.USAGE if isinstance(error, SetupError) and error.usage else cli.ENVIRONMENT
     finish(comm)
     return code
 

@@ -3,7 +3,7 @@
 #
 # Needs Python 3.11 or newer; no MPI, no torch, no compiler. Makes .venv beside setup.cfg, prepares the data that come
 # with scikit-learn and trains on RANKS ranks (default 2). Arguments go to `apts-mpi train`; relative paths in them, but
-# for FILE.toml, are seen from the repository. A second call reuses what is there.
+# for FILE.toml, are seen from the repository, and so are data/ and runs/. A second call reuses what is there.
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/../jobs/environment.sh"
 
@@ -18,4 +18,12 @@ ranks=${RANKS:-2}
 [ "$ranks" -le "$(nproc)" ] || export MPIR_CVAR_ENABLE_HEAVY_YIELD=1 # more ranks than cores: waiting must not take a core
 
 [ -e data/digits/manifest.json ] || python -m apts_mpi data convert digits - data/digits
-exec mpiexec -n "$ranks" python -m apts_mpi train "$@"
+[ $# -gt 0 ] || set -- --stop.epochs 30 # a few seconds
+before=$(mktemp)
+trap 'rm -f -- "$before"' EXIT
+mpiexec -n "$ranks" python -m apts_mpi train "$@"
+run=$(find runs -maxdepth 2 -name completion.json -newer "$before" 2>/dev/null | sort | tail -n 1)
+if [ -n "$run" ]; then
+    run=$root/$(dirname -- "$run")
+    printf '\nrun directory: %s\nlook at it with: %q show %q   (or plot)\n' "$run" "$root/.venv/bin/apts-mpi" "$run"
+fi

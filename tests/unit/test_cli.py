@@ -17,7 +17,7 @@ from apts_mpi import cli, settings
 from apts_mpi.__main__ import in_parallel, main
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
-from apts_mpi.parallel.handshake import HandshakeError
+from apts_mpi.parallel.handshake import HandshakeError, SetupError
 from apts_mpi.parallel.serial import SerialCommunicator
 
 ROOT = Path(__file__).parents[2]
@@ -147,11 +147,13 @@ def test_all_ranks_end_together_with_one_message(words: list[str]) -> None:
     ("error", "code", "words"),
     [
         (HandshakeError("settings differ on rank 1"), cli.ENVIRONMENT, "apts-mpi: settings differ on rank 1"),
+        (SetupError("no data set at x", usage=True), cli.USAGE, "apts-mpi: no data set at x"),
+        (SetupError("disk full"), cli.ENVIRONMENT, "apts-mpi: disk full"),
         (FileNotFoundError(2, "No such file", "x.h5"), cli.ENVIRONMENT, "FileNotFoundError: [Errno 2] No such file: 'x.h5'"),
         (ImportError("No module named torch"), cli.ENVIRONMENT, "ImportError: No module named torch"),
     ],
 )
-def test_environment_errors_end_with_4(error: Exception, code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_that_leave_nobody_waiting_end_with_a_code(error: Exception, code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     def run(comm: Communicator | None) -> int:
         raise error
 
