@@ -153,7 +153,7 @@ def test_all_ranks_end_together_with_one_message(words: list[str]) -> None:
         (ImportError("No module named torch"), cli.ENVIRONMENT, "ImportError: No module named torch"),
     ],
 )
-def test_errors_that_leave_nobody_waiting_end_with_a_code(error: Exception, code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_that_leave_nobody_waiting_give_a_code(error: Exception, code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     def run(comm: Communicator | None) -> int:
         raise error
 
