@@ -1,52 +1,28 @@
-"""Introduce the rooms to each other and run the loop."""
+"""The two ways in: train any module on tensors in memory, or as configured on a data set of shards."""
 
 from __future__ import annotations
 
-import atexit
-import math
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from apts_mpi import assembly, provenance, settings, timing
-from apts_mpi.assembly import Data, Problem
+from apts_mpi import assembly, settings, timing
+from apts_mpi.assembly import Data
 from apts_mpi.config import Config, preset
-from apts_mpi.contracts import Communicator, Status, StepInfo
-from apts_mpi.monitor import Monitor
+from apts_mpi.contracts import Communicator
+from apts_mpi.loop import Loop, Result
 from apts_mpi.problem.losses import Loss
 from apts_mpi.problem.models import build_model
-from apts_mpi.problem.scoring import score
-from apts_mpi.rundir import Completion
-from apts_mpi.solver.apts import APTS
 from apts_mpi.timing import Timers
 
 if TYPE_CHECKING:
-    from apts_mpi.storage.records import RunDirectory
+    from apts_mpi.parallel.comm import MpiCommunicator
+    from apts_mpi.parallel.serial import SerialCommunicator
 
-EXIT_CODES = {Status.NONFINITE: 3}  # all others end well
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended; the same on all ranks."""
-
-    status: Status
-    theta: Tensor  # (n,), the final parameters
-    steps: list[StepInfo]  # one per outer iteration
-    accuracy: float  # per cent of the test set; nan without one
-    loss: float  # training loss, last known
-    passes: float  # gradient evaluations, in passes over the training set
-    reductions: int  # n-vector reductions
-    seconds: float
-    directory: str  # of the run; empty if none was written
-
-    @property
-    def exit_code(self) -> int:
-        """0 finished, 3 numerical failure."""
-        return EXIT_CODES.get(self.status, 0)
+__all__ = ["Result", "run_training", "train"]
 
 
 def train(
@@ -68,8 +44,20 @@ def train(
         config = preset(keys.pop("preset", "default"), **keys)
     elif keys:
         raise ValueError(f"give either config or single keys, got both ({', '.join(keys)})")
-    comm = comm or _own_ranks()
-    return _run(config, comm, lambda: assembly.from_tensors(inputs, targets, test), lambda data: model, loss, write=bool(config.run.dir))
+    from apts_mpi.parallel import launch
+
+    def run(comm: Communicator) -> Result:
+        return _run(
+            config, comm, lambda: assembly.from_tensors(inputs, targets, test), lambda data: model, loss, write=bool(config.run.dir)
+        )
+
+    if comm is not None:
+        return run(comm)
+    launch.resume()
+    own = _own_ranks()
+    result = run(own)
+    launch.release(own)
+    return result
 
 
 def run_training(config: Config, comm: Communicator) -> Result:
@@ -111,161 +99,9 @@ def _run(
     return Loop(config, comm, problem, timers, threads, write).run()
 
 
-class Loop:
-    """The outer iterations of one run: step, look, record, until something says stop."""
+@functools.cache
+def _own_ranks() -> MpiCommunicator | SerialCommunicator:
+    """The ranks of this process's launcher, or this process alone; started once."""
+    from apts_mpi.parallel import launch
 
-    def __init__(self, config: Config, comm: Communicator, problem: Problem, timers: Timers, threads: int, write: bool) -> None:
-        self._config, self._comm, self._problem, self._timers = config, comm, problem, timers
-        self._batches = problem.objective.batches
-        limits = [config.stop.epochs * self._batches, config.stop.iterations]
-        self._total = min((limit for limit in limits if limit), default=0)
-        self._directory = self._make_directory(threads) if write else None
-        self._monitor = Monitor(config.run.monitor if comm.rank == 0 else "none", self._total, f"apts_mpi: {config.run.name}")
-        self._solver = APTS(problem.theta, problem.objective, comm, timers, config, problem.subdomains, self._late)
-        self._samples = self._reductions = 0
-        self._accuracy = math.nan
-        self._steps: list[StepInfo] = []
-
-    def run(self) -> Result:
-        """All outer iterations; every rank calls."""
-        self._timers.phase(timing.RUN)
-        with self._monitor as monitor:
-            monitor.start(self._header())
-            status = Status.RUNNING
-            while status is Status.RUNNING:
-                status = self._iterate(len(self._steps))
-            return self._finish(status)
-
-    def _iterate(self, k: int) -> Status:
-        """Outer iteration k and what follows from it."""
-        info = self._solver.step(k // self._batches, k % self._batches)
-        self._steps.append(info)
-        self._samples += info.gradient_samples
-        self._reductions += info.reductions
-        every = self._config.run.evaluate * self._batches
-        status = self._status(info)
-        looked = self._problem.test is not None and (status is not Status.RUNNING or (every and (k + 1) % every == 0))
-        if looked:
-            self._accuracy = self._test()
-            if status is Status.RUNNING and self._accuracy >= self._config.stop.target_accuracy:
-                status = Status.TARGET_ACCURACY
-        self._record(info, self._accuracy if looked else None)
-        return status
-
-    def _status(self, info: StepInfo) -> Status:
-        """Go on or not; the same on all ranks, because it rests on sums alone."""
-        stop, done = self._config.stop, info.k + 1
-        if info.status is not Status.RUNNING:
-            return info.status
-        if info.loss_new <= stop.target_loss:
-            return Status.TARGET_LOSS
-        if info.stop:
-            return Status.WALL_TIME
-        if stop.iterations and done >= stop.iterations:
-            return Status.ITERATIONS
-        return Status.EPOCHS if stop.epochs and done >= stop.epochs * self._batches else Status.RUNNING
-
-    def _late(self) -> bool:
-        """Rank 0's clock alone says when the time is up; the others hear it in the next message."""
-        return self._comm.rank == 0 and self._timers.elapsed() > self._config.stop.wall_time
-
-    def _test(self) -> float:
-        """Accuracy on the test set in per cent; nan if the targets are no labels. Every rank calls."""
-        assert self._problem.test is not None
-        with self._timers(timing.TEST):
-            rows = self._comm.gather(score(self._problem.flat, self._problem.loss, self._problem.test, self._problem.theta))
-        return 100 * sum(row[1] for row in rows) / sum(row[2] for row in rows)
-
-    def _record(self, info: StepInfo, accuracy: float | None) -> None:
-        """Rank 0 shows and stores the iteration; nothing here is collective."""
-        seconds, done = self._timers.elapsed(), info.k + 1
-        extra = {
-            "epoch": done / self._batches, "time": seconds, "eta": seconds / done * (self._total - done) if self._total else None,
-            "passes": self._passes, "reductions_total": float(self._reductions), "accuracy": accuracy,
-            "messages": float(self._comm.messages), "bytes": float(self._comm.bytes),
-        }  # fmt: skip
-        with self._timers(timing.IO):
-            self._monitor.step(info, extra)
-            if self._directory is not None:
-                self._directory.append(info, extra, self._timers.lap())
-
-    @property
-    def _passes(self) -> float:
-        return self._samples / self._problem.samples
-
-    def _finish(self, status: Status) -> Result:
-        """The phase table, the run directory's last files, the result; every rank calls."""
-        from apts_mpi.parallel.handshake import together
-
-        seconds = self._timers.elapsed()
-        rows = self._comm.gather(self._timers.row())
-        last, theta = self._steps[-1], self._problem.theta
-        path = self._comm.share(str(self._directory.path) if self._directory else "")
-        result = Result(status, theta, self._steps, self._accuracy, last.loss_new, self._passes, self._reductions, seconds, path)
-        together(self._comm, lambda: self._store(result, rows))
-        self._problem.flat.restore(theta)
-        shown = {
-            "status": status.value, "test accuracy": f"{self._accuracy:.2f} %", "training loss": f"{last.loss_new:.4g}",
-            "outer iterations": len(self._steps), "evaluations": f"{self._passes:.1f} passes over the training set",
-            "reductions": f"{self._reductions} vectors of {theta.numel():,} numbers", "time": f"{seconds:.1f} s", "run": path or "not stored",
-        }  # fmt: skip
-        self._monitor.finish(timing.table(rows), shown)
-        return result
-
-    def _store(self, result: Result, rows: list[list[float]]) -> None:
-        if self._directory is None:
-            return
-        from apts_mpi.storage.records import digest
-
-        named = {name: value.cpu().numpy() for name, value in self._problem.flat.views(result.theta).items()}
-        done = len(result.steps)
-        completion = Completion(
-            status=result.status.value, iterations=done, epochs=done / self._batches, n_params=result.theta.numel(),
-            subdomains=self._problem.subdomains, ranks=self._comm.size, loss=result.loss, accuracy=result.accuracy, passes=result.passes,
-            reductions=result.reductions, messages=self._comm.messages, bytes=self._comm.bytes, seconds=result.seconds,
-            theta_sha256=digest(result.theta.cpu().numpy()),
-        )  # fmt: skip
-        self._directory.finish(completion, named, rows)
-
-    def _header(self) -> dict[str, object]:
-        problem, config = self._problem, self._config
-        share = f"{problem.samples // self._batches:,} of {problem.samples:,} samples per outer iteration"
-        return {
-            "data": f"{problem.data.name}, {share}", "model": f"{config.model.name}, n = {problem.theta.numel():,}, {config.model.dtype}",
-            "method": f"preset {config.preset}: local {config.local.solver}, {config.solver.combine} of the steps, global {config.global_step.solver}",
-            "subdomains": f"N = {problem.subdomains} on P = {self._comm.size} ranks", "device": str(problem.theta.device),
-            "run": str(self._directory.path) if self._directory else "not stored",
-        }  # fmt: skip
-
-    def _make_directory(self, threads: int) -> RunDirectory | None:
-        """Rank 0's run directory; every rank calls."""
-        from apts_mpi.parallel.handshake import together
-        from apts_mpi.storage.records import RunDirectory
-
-        comm, config, problem = self._comm, self._config, self._problem
-        hosts, devices = comm.gather_text(comm.host), comm.gather_text(str(problem.theta.device))
-        facts = provenance.collect(
-            config_sha256=settings.digest(config), seed=config.run.seed, data=problem.data.fingerprint, mpi_library=comm.library, hosts=hosts,
-            threads=threads, devices=devices, n_params=problem.theta.numel(), subdomains=problem.subdomains,
-        )  # fmt: skip
-
-        def make() -> RunDirectory | None:
-            if comm.rank != 0:
-                return None
-            return RunDirectory.create(config.run.dir, config.run.name, settings.to_toml(config), facts)
-
-        return together(comm, make)
-
-
-_ranks: list[Communicator] = []
-
-
-def _own_ranks() -> Communicator:
-    """The ranks of this process's launcher, started once and ended with the interpreter."""
-    if not _ranks:
-        from apts_mpi.parallel import launch
-
-        comm = launch.start()
-        atexit.register(launch.finish, comm)
-        _ranks.append(comm)
-    return _ranks[0]
+    return launch.start()

@@ -19,6 +19,8 @@ from apts_mpi.solver.shared_loss import Point, SharedLoss
 from apts_mpi.solver.trust_region import Verdict, judge, next_radius
 from apts_mpi.solver.vectors import dot, norm
 
+REACHED = 0.8  # share of its radius that the local steps must use for the ball to grow
+
 
 class APTS:
     """Minimise f(theta; D) with local steps of all subdomains and a global step.
@@ -54,7 +56,7 @@ class APTS:
         loss, grad_norm = start.loss, math.sqrt(start.grad_square)
         radius = self.radius
         local, predicted = self._local_steps(start)
-        verdict, step_norm = self._try_sum(predicted)
+        verdict, step_norm = self._try_sum(predicted, local.length >= REACHED * radius)
         global_verdict, global_radius = self._global_step()
         self._known = self._objective.batches == 1
         self._k += 1
@@ -91,19 +93,21 @@ class APTS:
         weights = [subdomain.weight if mean else 1.0 for subdomain in subdomains]
         self._step.copy_(self._exchange.sum_(
             self._steps, decrease=[weight * result.decrease for weight, result in zip(weights, results, strict=True)],
+            length=[weight * result.length for weight, result in zip(weights, results, strict=True)],
             local_iters=[result.iters for result in results], local_accepted=[result.accepted for result in results],
         ))  # fmt: skip
         get = self._exchange.get
         predicted = get("decrease") if self._local.predicts else -0.5 * dot(start.grad, self._step)
-        return LocalResult(get("decrease"), round(get("local_iters")), round(get("local_accepted"))), predicted
+        return LocalResult(get("decrease"), get("length"), round(get("local_iters")), round(get("local_accepted"))), predicted
 
-    def _try_sum(self, predicted: float) -> tuple[Verdict, float]:
+    def _try_sum(self, predicted: float, reached: bool) -> tuple[Verdict, float]:
         """D: rho of (6) for the summed step; theta and the radius move by (7)."""
         wants_gradient = self._model is not None or self._objective.batches == 1
         torch.add(self.theta, self._step, out=self._trial)
         verdict = self._judge_trial(predicted, wants_gradient)
-        self.radius = self._next_radius(self.radius, verdict, hits_boundary=True)
-        if self._config.solver.radius == "shared":
+        shared = self._config.solver.radius == "shared"
+        self.radius = self._next_radius(self.radius, verdict, reached or shared)
+        if shared:
             self.global_radius = self.radius
         return verdict, norm(self._step)
 

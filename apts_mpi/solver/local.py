@@ -36,6 +36,7 @@ class LocalResult:
     """What happened in one subdomain."""
 
     decrease: float  # f_i(theta_k) - f_i(theta_k + s_i), the subdomain's term in (6)
+    length: float  # of s_i as far as the ball could bound it, <= ball
     iters: int
     accepted: int
 
@@ -128,4 +129,4 @@ class LocalTrustRegion:
                 break
             radius = next_radius(min(radius, ball), verdict, step.hits_boundary, self._trust_region, 0.0, ball)
         self._radii[start.index] = radius
-        return LocalResult(first - loss, iters, accepted)
+        return LocalResult(first - loss, moved, iters, accepted)

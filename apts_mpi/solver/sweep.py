@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -45,4 +43,4 @@ class Sweep:
             length = torch.dot(momentum, momentum).sqrt_().clamp_(min=torch.finfo(momentum.dtype).tiny)
             torch.addcmul(point, momentum, length.reciprocal_(), value=-start.ball / steps, out=point)
         torch.sub(point, start.theta, out=out)
-        return LocalResult(decrease=math.nan, iters=steps, accepted=steps)
+        return LocalResult(decrease=0.0, length=start.ball, iters=steps, accepted=steps)

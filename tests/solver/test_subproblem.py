@@ -14,7 +14,8 @@ from solver_cases import cases
 from apts_mpi.solver.subproblem import ITERATIONS, first_order, solve
 
 ANY = st.floats(allow_nan=True, allow_infinity=True)
-TAME = st.one_of(st.sampled_from((0.0, 1.0, -1.0, 2.0, 1e-9, -1e-9, 1e-30)), st.floats(-1e3, 1e3, allow_subnormal=False))
+REAL = st.floats(-1e3, 1e3).map(lambda x: x if abs(x) > 1e-30 else 0.0)  # squares must not underflow in the twin
+TAME = st.one_of(st.sampled_from((0.0, 1.0, -1.0, 2.0, 1e-9, -1e-9, 1e-30)), REAL)
 
 
 @pytest.mark.timeout(3600)

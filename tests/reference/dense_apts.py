@@ -1,0 +1,170 @@
+"""Algorithm 1 with dense matrices and lists in NumPy float64: the slow twin of solver/ and problem/objective.py.
+
+One process plays all subdomains. Nothing is shared with the package but the rules of numerics and config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from dense_sr1 import DenseLSR1
+from dense_trust_region import solve_dense
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Cut = list[tuple[list[int], list[int]]]  # per subdomain: owned and borrowed samples
+
+
+@dataclass
+class Network:
+    """tanh network with one hidden layer and softmax cross-entropy; theta in torch's order of parameters."""
+
+    inputs: Array  # (p, d)
+    labels: NDArray[np.int64]
+    hidden: int
+    classes: int
+
+    @property
+    def n(self) -> int:
+        d = self.inputs.shape[1]
+        return self.hidden * (d + 1) + self.classes * (self.hidden + 1)
+
+    def sums(self, theta: Array, rows: list[int]) -> tuple[float, Array]:
+        """Sum of the losses of ``rows`` and its gradient."""
+        d, h, c = self.inputs.shape[1], self.hidden, self.classes
+        w1, b1 = theta[: h * d].reshape(h, d), theta[h * d : h * d + h]
+        rest = theta[h * d + h :]
+        w2, b2 = rest[: c * h].reshape(c, h), rest[c * h :]
+        loss, grad = 0.0, np.zeros_like(theta)
+        for row in rows:
+            x, label = self.inputs[row], self.labels[row]
+            a = np.tanh(w1 @ x + b1)
+            z = w2 @ a + b2
+            p = np.exp(z - z.max())
+            p /= p.sum()
+            loss -= np.log(p[label])
+            e = p - np.eye(c)[label]
+            back = (w2.T @ e) * (1 - a * a)
+            grad += np.concatenate([np.outer(back, x).ravel(), back, np.outer(e, a).ravel(), e])
+        return loss, grad
+
+
+class DenseAPTS:
+    """One outer iteration per ``step``; config is an apts_mpi.config.Config, read as plain numbers."""
+
+    def __init__(self, network: Network, theta: Array, config, radius_init: float) -> None:
+        self.net, self.theta, self.c = network, theta.copy(), config
+        self.radius = self.global_radius = radius_init
+        self.memory = DenseLSR1(network.n, config.global_step.memory, 1e-6)
+        self.local_radii: dict[int, float] = {}
+        self.rhos: list[float] = []
+
+    def f(self, theta: Array, cut: Cut) -> tuple[float, Array]:
+        rows = [row for owned, _ in cut for row in owned]
+        loss, grad = self.net.sums(theta, rows)
+        return loss / len(rows), grad / len(rows)
+
+    def step(self, cut: Cut) -> None:
+        total, count, rule = sum(len(owned) for owned, _ in cut), len(cut), self.c.trust_region
+        mean = self.c.solver.combine == "mean"
+        loss, grad = self.f(self.theta, cut)
+        step, predicted, length = np.zeros_like(self.theta), 0.0, 0.0
+        for i, (owned, borrowed) in enumerate(cut):
+            weight = len(owned) / total if mean else 1.0
+            ball = self.radius if mean else self.radius / count
+            s, decrease = self._local(i, owned, borrowed, grad, ball)
+            step, predicted = step + weight * s, predicted + weight * decrease
+            length += weight * (ball if self.c.local.solver == "sweep" else np.linalg.norm(s))
+        assert np.linalg.norm(step) <= self.radius * (1 + 1e-6)
+        if self.c.local.solver == "sweep":
+            predicted = -0.5 * grad @ step
+        new, _ = self.f(self.theta + step, cut)
+        shared = self.c.solver.radius == "shared"
+        accepted, rho = self._judge(loss - new, predicted)
+        self.radius = self._next(self.radius, accepted, rho, shared or length >= 0.8 * self.radius)
+        self.rhos.append(rho)
+        if accepted:
+            self.theta = self.theta + step
+        if shared:
+            self.global_radius = self.radius
+        if self.c.global_step.solver == "none":
+            return
+        loss, grad = self.f(self.theta, cut)
+        s, predicted = self._propose(self.c.global_step.solver, self.memory, grad, self.global_radius)
+        new, new_grad = self.f(self.theta + s, cut)
+        accepted, rho = self._judge(loss - new, predicted)
+        hits = np.linalg.norm(s) >= self.global_radius * (1 - 1e-9)
+        self.global_radius = self._next(self.global_radius, accepted, rho, hits)
+        assert rule.radius_min <= self.global_radius <= rule.radius_max
+        if self.c.global_step.solver == "lsr1":
+            self.memory.offer(s, new_grad - grad)
+        if accepted:
+            self.theta = self.theta + s
+        if shared:
+            self.radius = self.global_radius
+
+    def _local(self, i: int, owned: list[int], borrowed: list[int], grad: Array, ball: float) -> tuple[Array, float]:
+        rows, centre, c = owned + borrowed, self.theta, self.c.local
+        if c.solver == "sweep":
+            return self._sweep(owned, borrowed, grad, ball), 0.0
+        value0, grad0 = (part / len(rows) for part in self.net.sums(centre, rows))
+        r = grad - grad0 if self.c.solver.consistent else 0 * grad
+
+        def f(theta: Array) -> tuple[float, Array]:
+            value, gradient = (part / len(rows) for part in self.net.sums(theta, rows))
+            return value + r @ (theta - centre), gradient + r
+
+        memory = DenseLSR1(self.net.n, c.memory, 1e-6)
+        radius = min(self.local_radii.get(i, c.radius_start * ball), ball)
+        s, value, g = np.zeros_like(centre), value0, grad0 + r
+        for _ in range(c.iters):
+            if np.linalg.norm(s) >= ball * (1 - 1e-3):
+                break
+            limit = min(radius, ball - np.linalg.norm(s))
+            d, predicted = self._propose(c.solver, memory, g, limit)
+            new, new_g = f(centre + s + d)
+            memory.offer(d, new_g - g)
+            accepted, rho = self._judge(value - new, predicted)
+            hits = np.linalg.norm(d) >= limit * (1 - 1e-9)
+            if accepted:
+                s, value, g = s + d, new, new_g
+            rule = self.c.trust_region
+            if not accepted:
+                radius *= rule.shrink
+            elif rho > rule.eta2 and hits:
+                radius = min(radius * rule.grow, ball)
+        self.local_radii[i] = radius
+        return s, value0 - value
+
+    def _sweep(self, owned: list[int], borrowed: list[int], grad: Array, ball: float) -> Array:
+        c = self.c.local
+        chunks = min(min(max(round(len(owned) / c.chunk), c.chunks_min), c.chunks_max), len(owned))
+        pieces = [owned[j * len(owned) // chunks : (j + 1) * len(owned) // chunks] for j in range(chunks)] + ([borrowed] if borrowed else [])
+        nu, theta, m = c.passes * len(pieces), self.theta, np.zeros_like(self.theta)
+        for j in range(nu):
+            rows = pieces[j % len(pieces)]
+            change = (self.net.sums(theta, rows)[1] - self.net.sums(self.theta, rows)[1]) / len(rows)
+            m = c.momentum * m + (1 - c.momentum) * (grad + change)
+            theta = theta - ball / nu * m / np.linalg.norm(m)
+        return theta - self.theta
+
+    def _propose(self, solver: str, memory: DenseLSR1, grad: Array, radius: float) -> tuple[Array, float]:
+        if solver == "first":
+            norm = np.linalg.norm(grad)
+            return -radius / norm * grad, radius * norm
+        b = memory.hessian()
+        s = solve_dense(b, grad, radius)
+        return s, -float(grad @ s + 0.5 * s @ b @ s)
+
+    def _judge(self, actual: float, predicted: float) -> tuple[bool, float]:
+        rho = actual / predicted if predicted > 0 else np.nan
+        return bool(rho >= self.c.trust_region.eta1), rho
+
+    def _next(self, radius: float, accepted: bool, rho: float, reached: bool) -> float:
+        rule = self.c.trust_region
+        if not accepted:
+            radius *= rule.shrink
+        elif rho > rule.eta2 and reached:
+            radius *= rule.grow
+        return min(max(radius, rule.radius_min), rule.radius_max)

@@ -1,0 +1,211 @@
+"""APTS against its dense twin, and what must hold at every iteration."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+sys.path.append(str(Path(__file__).parents[1] / "reference"))
+from apts_cases import CLASSES, HIDDEN, cut, data, settings, solver
+from apts_mpi.contracts import Status
+from apts_mpi.solver.lsr1 import LSR1
+from dense_apts import DenseAPTS, Network
+
+CASES = {
+    "default": {},
+    "paper": {},
+    "sweep": {},
+    "shared": {"solver": {"radius": "shared"}},
+    "sum own": {"solver": {"combine": "sum"}},
+    "first": {"local": {"solver": "first"}, "global_step": {"solver": "first"}},
+    "no global step": {"global_step": {"solver": "none"}},
+    "not consistent": {"solver": {"consistent": False}},
+    "memory 1": {"local": {"memory": 1}, "global_step": {"memory": 1}},
+    "memory 0": {"local": {"memory": 0}, "global_step": {"memory": 0}},
+}
+
+
+@pytest.mark.parametrize("batch", [0, 20])
+@pytest.mark.parametrize("subdomains", [1, 2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_same_trajectory_as_dense_twin(case: str, subdomains: int, batch: int) -> None:
+    name = case if case in ("paper", "sweep") else "default"
+    config = settings(name, **CASES[case])
+    fast, orders = solver(config, subdomains, batch=batch)
+    x, y = data(60)
+    for model in (fast._model, getattr(fast._local, "_model", None)):
+        if isinstance(model, LSR1):
+            model.cut = 1e-12  # as good as the textbook's recursion, which cuts nothing
+    slow = DenseAPTS(Network(x.numpy(), y.numpy(), HIDDEN, CLASSES), fast.theta.numpy(), config, config.trust_region.radius_init)
+    batches = orders[0].batches
+    for k in range(6):
+        info = fast.step(k // batches, k % batches)
+        slow.step(cut(orders, k // batches, k % batches))
+        assert info.rho == pytest.approx(slow.rhos[-1], rel=1e-4), k
+        assert np.linalg.norm(fast.theta.numpy() - slow.theta) <= 1e-5 * np.linalg.norm(slow.theta), k
+        assert (fast.radius, fast.global_radius) == pytest.approx((slow.radius, slow.global_radius))
+
+
+@pytest.mark.parametrize("combine", ["sum", "mean"])
+@pytest.mark.parametrize("name", ["default", "paper", "sweep"])
+def test_summed_step_within_the_radius(name: str, combine: str) -> None:
+    fast, _ = solver(settings(name, solver={"combine": combine}), 4, samples=200, batch=100, dtype=torch.float32)
+    for k in range(20):
+        info = fast.step(k // 2, k % 2)
+        assert info.step_norm <= info.radius * (1 + 1e-6)
+
+
+def test_identical_subdomains_are_one() -> None:
+    x, y = data(40)
+    config = settings("default", solver={"radius": "shared"})
+    one, _ = solver(config, 1, overlap=0.0, tensors=(x, y))
+    four, _ = solver(config, 4, overlap=0.0, tensors=(x.repeat(4, 1), y.repeat(4)))
+    for _ in range(8):
+        one.step()
+        four.step()
+    assert torch.linalg.vector_norm(one.theta - four.theta) <= 1e-9 * torch.linalg.vector_norm(one.theta)
+
+
+def test_first_local_gradient_is_the_global_one() -> None:
+    """One first-order local iteration per subdomain: with r_i every s_i is parallel to the global gradient."""
+    config = settings(local={"solver": "first", "iters": 1, "radius_start": 1.0}, global_step={"solver": "none"})
+    fast, _ = solver(config, 3)
+    fast.step()
+    grad = fast._loss.here.grad if not fast._known else fast._loss.there.grad
+    before, _ = solver(config, 3)
+    start = before._begin(0, 0).grad
+    for step in fast._steps:
+        cosine = float(step @ start / (step.norm() * start.norm()))
+        assert cosine == pytest.approx(-1, abs=1e-12)
+    assert grad.norm() > 0
+
+
+def test_evaluations_and_reductions_full_batch() -> None:
+    """numerics 2: nu + 2 gradient evaluations (and the borrowed share) and 3 reductions; the first iteration has one more of each."""
+    nu = 4
+    config = settings(local={"iters": nu, "radius_start": 1e-3}, trust_region={"radius_init": 8.0})
+    fast, orders = solver(config, 3, overlap=0.0)
+    first, second = fast.step(), fast.step()
+    assert (first.reductions, second.reductions) == (4, 3)
+    assert second.local_iters == 3 * nu
+    assert (first.gradient_samples, second.gradient_samples) == ((nu + 3) * 60, (nu + 2) * 60)
+    assert first.value_samples == second.value_samples == 0
+
+
+def test_evaluations_and_reductions_minibatch() -> None:
+    nu = 4
+    config = settings(local={"iters": nu, "radius_start": 1e-3}, trust_region={"radius_init": 8.0})
+    fast, _ = solver(config, 3, overlap=0.0, batch=30)
+    info = [fast.step(0, k) for k in range(2)][-1]
+    assert (info.reductions, info.gradient_samples) == (4, (nu + 3) * 30)
+    sweep, _ = solver(settings("sweep"), 3, overlap=0.0, batch=30)
+    info = [sweep.step(0, k) for k in range(2)][-1]
+    assert (info.reductions, info.gradient_samples, info.value_samples) == (2, 3 * 30, 30)
+
+
+def test_overlap_is_evaluated_on_top_only() -> None:
+    nu, config = 2, settings(local={"iters": 2, "radius_start": 1e-3}, trust_region={"radius_init": 8.0})
+    fast, orders = solver(config, 3, overlap=0.1)
+    borrowed = sum(len(extra) for _, extra in cut(orders))
+    fast.step()
+    assert fast.step().gradient_samples == (nu + 2) * 60 + (nu + 1) * borrowed
+
+
+def test_rejected_step_restores_theta_bit_for_bit() -> None:
+    config = settings(global_step={"solver": "none"}, trust_region={"radius_init": 8.0, "eta1": 0.999, "eta2": 0.9999})
+    fast, _ = solver(config, 2, dtype=torch.float32)
+    rejected = 0
+    for _ in range(12):
+        before = fast.theta.clone()
+        if not fast.step().accepted:
+            rejected += 1
+            assert torch.equal(before, fast.theta)
+    assert rejected > 0
+
+
+def test_loss_falls_to_the_minimum_of_a_convex_problem() -> None:
+    """Softmax regression on labels without a rule: convex, with a finite minimiser."""
+    x, _ = data(200)
+    labels = torch.from_numpy(np.random.default_rng(5).integers(0, CLASSES, 200))
+    config = settings(stop={"grad_norm": 1e-6})
+    fast, _ = solver(config, 2, tensors=(x, labels), module=nn.Linear(x.shape[1], CLASSES))
+    infos = []
+    while len(infos) < 200 and (not infos or infos[-1].status is Status.RUNNING):
+        infos.append(fast.step())
+    assert infos[-1].status in (Status.GRADIENT, Status.CONVERGED)
+    losses = [info.loss for info in infos]
+    assert all(new <= old for old, new in zip(losses, losses[1:], strict=False))
+
+
+class Broken:
+    """An objective whose subdomain 0 answers ``value`` from its ``after``-th evaluation on; ``grad`` spoils the gradient alone."""
+
+    def __init__(self, fast, value: float, after: int, grad: bool) -> None:
+        self.sub = fast._objective.subdomains[0]
+        self.owned, self.calls, self.value, self.after, self.grad = self.sub.owned, 0, value, after, grad
+        self.sub.owned = self
+
+    def __call__(self, theta, grad):
+        self.calls += 1
+        value = self.owned(theta, grad)
+        if self.calls <= self.after:
+            return value
+        if self.grad and grad is not None:
+            grad[0] = self.value
+            return value
+        return self.value
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nonfinite_trials_are_rejected_and_end_the_run(value: float, grad: bool) -> None:
+    """faults 1, 2, 3: rejected, radius shrunk, last good theta kept, K in a row end the run."""
+    fast, _ = solver(settings(stop={"nonfinite": 3}), 2)
+    fast.step()
+    Broken(fast, value, 0, grad)
+    theta, radius = fast.theta.clone(), fast.radius
+    infos = [fast.step() for _ in range(3)]
+    assert [info.status for info in infos] == [Status.RUNNING, Status.RUNNING, Status.NONFINITE]
+    assert not any(info.accepted or info.global_accepted for info in infos)
+    assert torch.equal(theta, fast.theta) and fast.radius == radius / 8
+
+
+def test_nonfinite_start_is_a_status() -> None:
+    fast, _ = solver(settings(), 2)
+    Broken(fast, math.nan, 0, False)
+    theta = fast.theta.clone()
+    assert fast.step().status is Status.NONFINITE
+    assert torch.equal(theta, fast.theta)
+
+
+def test_zero_gradient_is_stationary() -> None:
+    """fault 6: a network whose last layer sees nothing and answers evenly, on even labels of two classes."""
+    x, _ = data(32)
+    fast, _ = solver(settings(), 2, tensors=(x, torch.arange(32) % 2), overlap=0.0)
+    fast.theta.zero_()
+    fast.theta[-1] = -torch.inf  # bias of the third class: its probability is exactly zero
+    info = fast.step()
+    assert info.status is Status.STATIONARY and info.grad_norm == 0 and info.local_iters == 0 and info.step_norm == 0
+
+
+def test_every_local_step_rejected() -> None:
+    """fault 15: nothing moves, the ball shrinks, the global step goes on."""
+    fast, _ = solver(settings(local={"iters": 1}, trust_region={"radius_init": 4.0, "radius_max": 4.0, "eta1": 0.9999, "eta2": 0.99999}), 3)
+    info = fast.step()
+    assert info.local_accepted == 0 and info.step_norm == 0 and not info.accepted
+    assert fast.radius == 2.0
+
+
+def test_uneven_subdomains_give_the_serial_gradient() -> None:
+    """fault 28."""
+    one, _ = solver(settings(), 1, samples=61)
+    seven, _ = solver(settings(), 7, samples=61)
+    a, b = one._begin(0, 0), seven._begin(0, 0)
+    assert a.loss == pytest.approx(b.loss, rel=1e-12)
+    assert torch.linalg.vector_norm(a.grad - b.grad) <= 1e-12 * torch.linalg.vector_norm(a.grad)
