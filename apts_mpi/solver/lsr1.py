@@ -46,7 +46,7 @@ class LSR1:
         self.n_params, self.memory, self.gamma_init = n_params, memory, gamma_init
         # Relative accuracy of the inner products, measured, and of the float64 arithmetic on them.
         self.noise = 2 * torch.finfo(dtype).eps + 16 * float(np.finfo(np.float64).eps)
-        import os; self.cut = float(os.environ.get("CUT", cut))
+        self.cut = cut
         self._product_block, self._block = (min(n_params, size) for size in block_sizes(device))
         self._rows = torch.zeros(2 * (memory + 1), n_params, dtype=dtype, device=device)
         self._pack = torch.zeros(4, self._block, dtype=dtype, device=device)
