@@ -66,7 +66,7 @@ class TrustRegionConfig:
     radius_max: float = _key(8.0, "upper bound of Delta")
     shrink: float = _key(0.5, "alpha: factor of Delta after a poor step")
     grow: float = _key(2.0, "beta: factor of Delta after a good step")
-    eta1: float = _key(0.25, "a step is accepted if rho >= eta1, else Delta shrinks")
+    eta1: float = _key(0.1, "a step is accepted if rho >= eta1, else Delta shrinks")
     eta2: float = _key(0.75, "Delta grows if rho > eta2")
 
     def __post_init__(self) -> None:
@@ -84,19 +84,21 @@ class LocalConfig:
     """The solver of one subdomain between two communications."""
 
     solver: Literal["lsr1", "first", "sweep"] = _key("lsr1", "lsr1: quasi-Newton, the paper's; first: gradient steps; sweep: chunks")
-    iters: int = _key(5, "nu: steps between two communications, lsr1 and first")
+    iters: int = _key(10, "nu: steps between two communications, lsr1 and first")
     memory: int = _key(5, "lsr1: pairs kept in memory")
+    gamma: float = _key(1e-6, "lsr1: curvature assumed before the first pair; so small a one makes the first step reach its bound")
     radius_start: float = _key(0.5, "first local radius as a share of the ball, lsr1 and first")
     chunk: int = _key(250, "sweep: wanted samples per chunk")
     chunks_min: int = _key(8, "sweep: fewest chunks of a subdomain")
     chunks_max: int = _key(30, "sweep: most chunks of a subdomain")
     passes: int = _key(2, "sweep: steps over all chunks, nu = passes * chunks")
-    momentum: float = _key(0.9, "sweep: weight of the earlier chunk gradients")
+    momentum: float = _key(0.8, "sweep: weight of the earlier chunk gradients")
 
     def __post_init__(self) -> None:
         for name in ("iters", "chunk", "chunks_min", "passes"):
             _inside(f"local.{name}", getattr(self, name), 1, math.inf)
         _inside("local.memory", self.memory, 0, math.inf)
+        _inside("local.gamma", self.gamma, 1e-8, 1e8)
         _inside("local.radius_start", self.radius_start, 1e-6, 1)
         _inside("local.chunks_max", self.chunks_max, self.chunks_min, math.inf)
         if not 0 <= self.momentum < 1:
@@ -197,12 +199,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
     "paper": {  # Algorithm 1 to the letter, with the published constants
         "solver": {"combine": "sum", "radius": "shared"},
-        "trust_region": {"radius_init": 0.01, "radius_min": 0.001, "radius_max": 4.0},
+        "local": {"iters": 5, "gamma": 1.0, "radius_start": 1.0},
+        "trust_region": {"radius_init": 0.01, "radius_min": 0.001, "radius_max": 4.0, "eta1": 0.25},
     },
     "sweep": {
         "local": {"solver": "sweep"},
         "global_step": {"solver": "none"},
-        "trust_region": {"radius_init": 1.0, "radius_max": 8.0, "eta1": 0.1},
+        "trust_region": {"radius_init": 1.0, "radius_max": 8.0},
     },
 }
 

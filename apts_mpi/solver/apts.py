@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class APTS:
         self.theta, self._config, self._timers, self._subdomains = theta, config, timers, subdomains
         self._objective = objective
         self._local = build_local(config, theta, timers)
-        self._model = build_model(config.global_step.solver, config.global_step.memory, theta)
+        self._model = build_model(config.global_step.solver, config.global_step.memory, config.local.gamma, theta)
         self._exchange = Exchange(theta, objective, comm, timers, stop_wanted)
         self._loss = SharedLoss(objective, self._exchange, timers, getattr(self._local, "chunk_count", None))
         self._steps = [torch.zeros_like(theta) for _ in objective.subdomains]
@@ -56,7 +57,7 @@ class APTS:
         loss, grad_norm = start.loss, math.sqrt(start.grad_square)
         radius = self.radius
         local, predicted = self._local_steps(start)
-        verdict, step_norm = self._try_sum(predicted, local.length >= REACHED * radius)
+        verdict, step_norm = self._try_sum(predicted, local.length >= REACHED * radius, local.converged == self._subdomains)
         global_verdict, global_radius = self._global_step()
         self._known = self._objective.batches == 1
         self._k += 1
@@ -95,16 +96,19 @@ class APTS:
             self._steps, decrease=[weight * result.decrease for weight, result in zip(weights, results, strict=True)],
             length=[weight * result.length for weight, result in zip(weights, results, strict=True)],
             local_iters=[result.iters for result in results], local_accepted=[result.accepted for result in results],
+            local_converged=[result.converged for result in results],
         ))  # fmt: skip
         get = self._exchange.get
         predicted = get("decrease") if self._local.predicts else -0.5 * dot(start.grad, self._step)
-        return LocalResult(get("decrease"), get("length"), round(get("local_iters")), round(get("local_accepted"))), predicted
+        counts = (round(get(name)) for name in ("local_iters", "local_accepted", "local_converged"))
+        return LocalResult(get("decrease"), get("length"), *counts), predicted
 
-    def _try_sum(self, predicted: float, reached: bool) -> tuple[Verdict, float]:
-        """D: rho of (6) for the summed step; theta and the radius move by (7)."""
+    def _try_sum(self, predicted: float, reached: bool, converged: bool) -> tuple[Verdict, float]:
+        """D: rho of (6) for the summed step; theta and the radius move by (7). ``converged``: no subdomain had a step to make."""
         wants_gradient = self._model is not None or self._objective.batches == 1
         torch.add(self.theta, self._step, out=self._trial)
         verdict = self._judge_trial(predicted, wants_gradient)
+        verdict = replace(verdict, converged=verdict.converged or converged)
         shared = self._config.solver.radius == "shared"
         self.radius = self._next_radius(self.radius, verdict, reached or shared)
         if shared:

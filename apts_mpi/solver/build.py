@@ -16,16 +16,15 @@ def build_local(config: Config, like: Tensor, timers: Timers) -> LocalSolver:
     """The local solver that ``local.solver`` names; ``like`` gives n, dtype and device."""
     if config.local.solver == "sweep":
         return Sweep(config.local, like)
-    model = build_model(config.local.solver, config.local.memory, like)
+    model = build_model(config.local.solver, config.local.memory, config.local.gamma, like)
     assert model is not None
     return LocalTrustRegion(model, config.local, config.trust_region, config.solver.consistent, like, timers)
 
 
-def build_model(name: str, memory: int, like: Tensor) -> Model | None:
-    """The quadratic model of a trust-region step; None for "none"."""
+def build_model(name: str, memory: int, gamma: float, like: Tensor) -> Model | None:
+    """The quadratic model of a trust-region step, with curvature ``gamma`` before its first pair; None for "none"."""
     if name == "none":
         return None
     if name == "first":
         return FirstOrder(like.numel(), like.dtype, like.device)
-    # Without a pair nothing is known of the curvature: so small a gamma makes the first step end on the boundary.
-    return LSR1(like.numel(), memory, like.dtype, like.device, gamma_init=1e-6)
+    return LSR1(like.numel(), memory, like.dtype, like.device, gamma_init=gamma)

@@ -11,7 +11,7 @@ from apts_mpi import timing
 from apts_mpi.contracts import Communicator, Flag, Objective, Timers
 from apts_mpi.partition import tree_sum
 
-SCALARS = ("loss", "decrease", "length", "local_iters", "local_accepted", "gradient_samples", "value_samples")
+SCALARS = ("loss", "decrease", "length", "local_iters", "local_accepted", "local_converged", "gradient_samples", "value_samples")
 
 
 class Exchange:

@@ -39,6 +39,7 @@ class LocalResult:
     length: float  # of s_i as far as the ball could bound it, <= ball
     iters: int
     accepted: int
+    converged: int = 0  # 1: no step, because the model predicts a decrease below the rounding of f_i
 
 
 class LocalSolver(Protocol):
@@ -129,4 +130,4 @@ class LocalTrustRegion:
                 break
             radius = next_radius(min(radius, ball), verdict, step.hits_boundary, self._trust_region, 0.0, ball)
         self._radii[start.index] = radius
-        return LocalResult(first - loss, moved, iters, accepted)
+        return LocalResult(first - loss, moved, iters, accepted, converged=int(verdict.converged and accepted == 0))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 ITERATIONS = 60  # of the root finder; Newton takes about 5, a bisection of the bracket the rest
+TINY = float(np.finfo(np.float64).tiny)  # the smallest radius; below it numbers lose their digits
 TOLERANCE = 1e-13  # of ||s|| / radius on the boundary
 
 
@@ -23,8 +24,8 @@ class Solution:
     """Minimiser of the subproblem in the eigenbasis.
 
     ``coefficients`` has the shape of the eigenvalues. ``sigma`` >= 0 is the multiplier of
-    (B + sigma I) s = -g. ``predicted`` = -(g's + s'Bs/2) >= 0. ``finite`` is False if the input was
-    not finite or overflowed; the step is then zero.
+    (B + sigma I) s = -g. ``predicted`` = -(g's + s'Bs/2) >= 0. ``finite`` is False if the input is
+    not finite, overflows or has no positive radius; the step is then zero.
     """
 
     coefficients: Array
@@ -49,7 +50,7 @@ def solve(eigenvalues: Array, grad: Array, radius: float) -> Solution:
     """
     # s = radius t and a common factor make all numbers at most 1 and the radius 1.
     scale = float(max(np.max(np.abs(grad), initial=0.0), radius * np.max(np.abs(eigenvalues), initial=0.0)))
-    if not (math.isfinite(scale) and math.isfinite(radius) and math.isfinite(scale * radius)) or radius <= 0:
+    if not (math.isfinite(4 * scale) and math.isfinite(4 * radius) and math.isfinite(4 * scale * radius) and radius >= TINY):
         return _zero(len(grad), finite=False)
     if scale == 0:
         return _zero(len(grad), finite=True)

@@ -56,7 +56,7 @@ class DenseAPTS:
     def __init__(self, network: Network, theta: Array, config, radius_init: float) -> None:
         self.net, self.theta, self.c = network, theta.copy(), config
         self.radius = self.global_radius = radius_init
-        self.memory = DenseLSR1(network.n, config.global_step.memory, 1e-6)
+        self.memory = DenseLSR1(network.n, config.global_step.memory, config.local.gamma)
         self.local_radii: dict[int, float] = {}
         self.rhos: list[float] = []
 
@@ -115,7 +115,7 @@ class DenseAPTS:
             value, gradient = (part / len(rows) for part in self.net.sums(theta, rows))
             return value + r @ (theta - centre), gradient + r
 
-        memory = DenseLSR1(self.net.n, c.memory, 1e-6)
+        memory = DenseLSR1(self.net.n, c.memory, c.gamma)
         radius = min(self.local_radii.get(i, c.radius_start * ball), ball)
         s, value, g = np.zeros_like(centre), value0, grad0 + r
         for _ in range(c.iters):
