@@ -104,7 +104,7 @@ def from_tensors(inputs: Tensor, targets: Tensor, test: tuple[Tensor, Tensor] | 
         if len(x) != len(y) or len(x) == 0:
             raise ValueError(f"inputs and targets must have the same positive length, got {len(x)} and {len(y)}")
     digest = hashlib.sha256()
-    for values in (inputs, targets):
+    for values in (inputs, targets, *(test or ())):
         digest.update(f"{tuple(values.shape)}{values.dtype}".encode())
         digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return Data(

@@ -83,6 +83,7 @@ def _run(
     from apts_mpi.parallel.devices import choose_device, set_threads
     from apts_mpi.parallel.handshake import handshake, together
 
+    comm.agree("settings", settings.digest(config))  # first of all: what follows communicates as configured
     comm.configure(config.comm.reduction, config.comm.count_limit)
     device = choose_device(config.run.device, comm, config.run.share_gpu)
     threads = set_threads(config.run.threads, comm)
@@ -91,8 +92,7 @@ def _run(
     timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None)
     data = together(comm, load)
     problem = together(comm, lambda: assembly.build(data, make(data), loss, config, comm, device))
-    items = {"settings": settings.digest(config), "layout of the parameters": problem.flat.layout, "data": data.fingerprint}
-    handshake(comm, items)
+    handshake(comm, {"layout of the parameters": problem.flat.layout, "data": data.fingerprint})
     comm.broadcast_(problem.theta)
     timers.phase(timing.WARM_UP)
     together(comm, lambda: assembly.check_model(problem))
