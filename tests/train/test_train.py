@@ -1,0 +1,339 @@
+"""The two ways in on one rank: any module on tensors in memory, and a configured run on shards."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from train_cases import CLASSES, INPUTS, network, settings, shards, task
+
+from apts_mpi import Config, Result, Status, run_training, train
+from apts_mpi.parallel.handshake import SetupError
+from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.rundir import read_run
+from apts_mpi.storage.convert import convert
+from apts_mpi.storage.records import read_parameters
+
+
+def flat(module: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(module.parameters()).detach()
+
+
+def train_here(module: nn.Module, x: Tensor, y: Tensor, **keys: object) -> Result:
+    keys.setdefault("config", settings(stop={"epochs": 5}))
+    return train(module, x, y, comm=SerialCommunicator(), **keys)
+
+
+def test_ten_lines_of_library_use(capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a notebook: nothing but the public names, no communicator, nothing on disk."""
+    x, y = task()
+    model = nn.Sequential(nn.Linear(INPUTS, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+    result = train(model, x, y, loss=nn.CrossEntropyLoss(), test=task(100, seed=5), preset="sweep", stop={"epochs": 10})
+    assert result.accuracy > 80
+    assert result.status is Status.EPOCHS and result.directory == "" and not Path("runs").exists()
+    assert "test accuracy" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("name", ["default", "paper", "sweep"])
+def test_trained_weights_are_back_in_the_module(name: str) -> None:
+    """Loss and accuracy are measured again, by torch alone."""
+    (x, y), (test_x, test_y) = task(), task(101, seed=5)
+    model = network()
+    before = flat(model).clone()
+    result = train_here(model, x, y, test=(test_x, test_y), config=settings(name, stop={"epochs": 10}, solver={"subdomains": 3}))
+    assert torch.equal(flat(model), result.theta) and not torch.equal(before, result.theta)
+    assert result.loss == pytest.approx(float(nn.functional.cross_entropy(model(x).detach(), y)), rel=1e-5)
+    assert result.accuracy == pytest.approx(100 * float((model(test_x).argmax(1) == test_y).double().mean()), abs=1e-9)
+    assert result.loss < 0.9 * result.steps[0].loss
+    result.theta.zero_()
+    assert float(flat(model).norm()) > 0  # parameters of its own
+    nn.functional.cross_entropy(model(x), y).backward()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+
+
+def test_losses_by_name_module_and_scalar_callable_give_the_same_run() -> None:
+    x, y = task()
+    losses = ["cross_entropy", nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum"), nn.functional.cross_entropy]
+    runs = [train_here(network(), x, y, loss=loss) for loss in losses]
+    assert all(torch.equal(runs[0].theta, run.theta) for run in runs[1:3])
+    assert torch.allclose(runs[0].theta, runs[3].theta, rtol=1e-3, atol=1e-4) and runs[3].loss < runs[3].steps[0].loss
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_regression(column: bool) -> None:
+    x, _ = task()
+    targets = (x[:, 0] - 2 * x[:, 1]).double()  # another dtype than the run's
+    targets = targets.view(-1, 1) if column else targets
+    model = nn.Linear(INPUTS, 1)
+    result = train_here(model, x, targets, loss="mse", test=(x, targets), config=settings(stop={"epochs": 40}))
+    assert math.isnan(result.accuracy) and result.loss < 1e-4
+    assert torch.allclose(model.weight.detach(), torch.tensor([[1.0, -2, 0, 0, 0, 0]]), atol=0.05)
+
+
+def test_without_a_test_set_there_is_no_accuracy() -> None:
+    assert math.isnan(train_here(network(), *task()).accuracy)
+
+
+def test_float64_all_the_way() -> None:
+    model = network()
+    result = train_here(model, *task(), config=settings(model={"dtype": "float64"}, stop={"epochs": 3}))
+    assert result.theta.dtype == torch.float64 and flat(model).dtype == torch.float64
+
+
+def test_same_seed_same_bits_and_another_seed_another_order() -> None:
+    def theta(seed: int) -> Tensor:
+        config = settings(data={"batch": 60}, stop={"epochs": 2}, run={"seed": seed})
+        return train_here(network(), *task(), config=config).theta
+
+    assert torch.equal(theta(0), theta(0)) and not torch.equal(theta(0), theta(1))
+
+
+def test_training_goes_on_where_it_ended() -> None:
+    model = network()
+    first = train_here(model, *task())
+    second = train_here(model, *task())
+    assert second.steps[0].loss == pytest.approx(first.loss, rel=1e-6) and second.loss < first.loss
+
+
+def test_losses_of_a_hundred_million_in_float32() -> None:
+    """fault 17: the run takes its steps and no rounding of f is taken for a decrease."""
+    x, _ = task()
+    targets = torch.full((len(x),), 1e4)
+    result = train_here(nn.Linear(INPUTS, 1), x, targets, loss="mse", config=settings(stop={"epochs": 10}))
+    assert 9e7 < result.loss < result.steps[0].loss < 1.1e8 and result.exit_code == 0
+    assert all(info.loss_new <= info.loss for info in result.steps) and sum(info.accepted for info in result.steps) >= 5
+
+
+def test_odd_networks_train() -> None:
+    """faults 20, 21, 23: tied weights, frozen and unused parameters, a single one."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.unused = nn.Linear(INPUTS, INPUTS), nn.Linear(INPUTS, INPUTS), nn.Linear(2, 2)
+            self.b.weight = self.a.weight
+            self.a.bias.requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.tanh(self.a(x)))
+
+    model = Net()
+    frozen, unused = model.a.bias.detach().clone(), flat(model.unused).clone()
+    x, y = task()
+    result = train_here(model, x, y, config=settings(stop={"epochs": 10}))
+    assert result.theta.numel() == INPUTS * INPUTS + INPUTS + 6 and result.loss < result.steps[0].loss
+    assert torch.equal(model.a.bias, frozen) and torch.equal(flat(model.unused), unused) and model.a.weight is model.b.weight
+    one = train_here(nn.Linear(1, 1, bias=False), x[:, :1], x[:, :1] * 3, loss="mse", config=settings(stop={"epochs": 20}))
+    assert float(one.theta) == pytest.approx(3, abs=1e-3)
+
+
+@pytest.mark.parametrize("memory", [0, 1, 50])
+def test_memory_of_any_length(memory: int) -> None:
+    """fault 25."""
+    config = settings(local={"memory": memory}, global_step={"memory": memory}, stop={"epochs": 4})
+    result = train_here(network(), *task(), config=config)
+    assert result.loss < result.steps[0].loss
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(("inputs", "targets", "test"), [(10, 9, None), (0, 0, None), (10, 10, (4, 5)), (10, 10, (0, 0))])
+def test_lengths_that_do_not_fit(inputs: int, targets: int, test: tuple[int, int] | None) -> None:
+    x, y = task()
+    wrong = test or (inputs, targets)
+    with pytest.raises(SetupError, match=f"inputs and targets must have the same positive length, got {wrong[0]} and {wrong[1]}"):
+        train_here(network(), x[:inputs], y[:targets], test=(x[: test[0]], y[: test[1]]) if test else None)
+
+
+def test_wrong_preset_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="preset must be one of default, paper, sweep, got 'sweeep'"):
+        train(network(), *task(), preset="sweeep")
+
+
+def test_config_and_keys_together_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"give either config or single keys, got both \(stop\)"):
+        train(network(), *task(), config=settings(), stop={"epochs": 1})
+
+
+def test_unknown_loss_names_the_known_ones() -> None:
+    with pytest.raises(SetupError, match="model.loss must be one of cross_entropy, mse or package.module:attribute, got 'hinge'"):
+        train_here(network(), *task(), loss="hinge")
+
+
+def test_more_subdomains_than_samples() -> None:
+    """fault 27."""
+    x, y = task()
+    with pytest.raises(SetupError, match="7 subdomains need at least as many samples, the data set has 6"):
+        train_here(network(), x[:6], y[:6], config=settings(solver={"subdomains": 7}))
+    assert train_here(network(), x[:6], y[:6], config=settings(solver={"subdomains": 6}, stop={"epochs": 2})).exit_code == 0
+
+
+def test_dropout_is_found_at_the_start() -> None:
+    """fault 18: refused in training mode, harmless in evaluation mode."""
+    model = nn.Sequential(nn.Linear(INPUTS, 8), nn.Dropout(0.5), nn.Linear(8, CLASSES))
+    with pytest.raises(SetupError, match=r"random at fixed parameters \(layers 1\): loss .*; switch dropout off"):
+        train_here(model, *task())
+    assert train_here(model.eval(), *task()).status is Status.EPOCHS
+
+
+def test_a_module_that_is_random_in_its_own_way_is_found() -> None:
+    """fault 18."""
+
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.randn(self.out_features)
+
+    with pytest.raises(SetupError, match=r"random at fixed parameters: loss"):
+        train_here(Noisy(INPUTS, CLASSES), *task())
+
+
+def test_batch_norm_is_refused() -> None:
+    """fault 19."""
+    with pytest.raises(SetupError, match="layer '1' is a BatchNorm"):
+        train_here(nn.Sequential(nn.Linear(INPUTS, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)), *task())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_parameter_not_finite_at_the_start_is_named(bad: float) -> None:
+    """fault 4."""
+    model = network()
+    with torch.no_grad():
+        model[2].bias[1] = bad
+    with pytest.raises(SetupError, match="parameter 2.bias holds nan or inf at the start"):
+        train_here(model, *task())
+
+
+def test_inputs_not_finite_at_the_start() -> None:
+    """fault 4."""
+    x, y = task()
+    x[3, 2] = math.nan
+    with pytest.raises(SetupError, match="the loss of the first samples is nan at the start: are all inputs finite"):
+        train_here(network(), x, y)
+
+
+# Runs on shards.
+
+
+def configured(folder: Path, **sections: dict[str, object]) -> Config:
+    data = {"path": str(folder / "set"), **sections.pop("data", {})}
+    run = {"dir": str(folder / "run"), **sections.pop("run", {})}
+    return settings(data=data, run=run, **{"stop": {"epochs": 6}, **sections})
+
+
+def test_run_on_shards_leaves_the_returned_parameters_behind(tmp_path: Path) -> None:
+    shards(tmp_path)
+    result = run_training(configured(tmp_path, solver={"subdomains": 2}), SerialCommunicator())
+    assert result.status is Status.EPOCHS and result.accuracy > 80 and result.directory == str(tmp_path / "run")
+    stored = read_parameters(tmp_path / "run")
+    assert list(stored) == ["1.weight", "1.bias", "3.weight", "3.bias", "5.weight", "5.bias"] and stored["1.weight"].shape == (64, 12)
+    assert np.array_equal(np.concatenate([value.ravel() for value in stored.values()]), result.theta.numpy())
+    completion = read_run(tmp_path / "run").completion
+    assert completion is not None and completion.theta_sha256 == hashlib.sha256(result.theta.numpy().tobytes()).hexdigest()
+    assert (completion.subdomains, completion.ranks, completion.n_params) == (2, 1, result.theta.numel())
+    assert completion.accuracy == result.accuracy and completion.iterations == len(result.steps) == 6
+
+
+def test_library_runs_write_a_directory_when_asked(tmp_path: Path) -> None:
+    model = network()
+    result = train_here(model, *task(), config=settings(stop={"epochs": 2}, run={"dir": str(tmp_path / "r")}))
+    stored = read_parameters(tmp_path / "r")
+    assert result.directory == str(tmp_path / "r")
+    assert all(np.array_equal(stored[name], p.detach().numpy()) for name, p in model.named_parameters())
+
+
+def test_number_of_shards_does_not_matter(tmp_path: Path) -> None:
+    thetas = []
+    for count in (1, 4):
+        (tmp_path / str(count)).mkdir()
+        shards(tmp_path / str(count), count=count)
+        config = configured(tmp_path / str(count), data={"batch": 40}, stop={"iterations": 3})
+        thetas.append(run_training(config, SerialCommunicator()).theta)
+    assert torch.equal(*thetas)
+
+
+def test_limit_uses_the_first_samples_alone(tmp_path: Path) -> None:
+    shards(tmp_path)
+    few = run_training(configured(tmp_path, data={"limit": 30}, solver={"subdomains": 2}), SerialCommunicator())
+    assert 30 <= few.steps[0].gradient_samples <= (10 + 3) * (30 + 2 * 1)  # nu + 3 passes over them and the borrowed
+    same = run_training(configured(tmp_path, data={"limit": 10**6}), SerialCommunicator())
+    assert same.steps[0].loss == run_training(configured(tmp_path), SerialCommunicator()).steps[0].loss != few.steps[0].loss
+
+
+@pytest.mark.parametrize("form", ["scalar", "channel", "none"])
+def test_normalisation_of_the_first_loss(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first loss of a run equals torch's on inputs normalised by hand."""
+    shards(tmp_path)
+    (tmp_path / "first_network.py").write_text(
+        "from torch import nn\n"
+        "def make(shape, outputs):\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, outputs))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "first_network", raising=False)
+    config = configured(tmp_path, data={"normalize": form}, model={"name": "first_network:make"}, stop={"iterations": 1})
+    result = run_training(config, SerialCommunicator())
+    raw = np.load(tmp_path / "raw.npz")
+    x = torch.from_numpy(raw["x_train"]).double() / (1 if form == "none" else 255)
+    if form != "none":
+        x = (x - x.mean()) / x.std(unbiased=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(12, CLASSES))
+    wanted = nn.functional.cross_entropy(model.double()(x), torch.from_numpy(raw["y_train"]))
+    assert result.steps[0].loss == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_factory_by_path_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards(tmp_path)
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\n"
+        "def wide(shape, outputs):\n    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], outputs))\n"
+        "def twice(outputs, targets):\n    return 2 * nn.functional.cross_entropy(outputs, targets, reduction='none')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_networks", raising=False)
+    model = {"name": "my_networks:wide", "loss": "my_networks:twice"}
+    result = run_training(configured(tmp_path, model=model), SerialCommunicator())
+    assert result.theta.numel() == 39 and result.accuracy > 80
+
+
+@pytest.mark.parametrize(("model", "words"), [
+    ({"name": "resnet"}, "model.name must be one of mlp, cnn, paper-mnist, paper-mnist-sigmoid, paper-cifar10 or package.module:attribute"),
+    ({"loss": "hinge"}, "model.loss must be one of cross_entropy, mse or package.module:attribute"),
+    ({"name": "no_such_package:make"}, "model.name = 'no_such_package:make' cannot be imported"),
+])  # fmt: skip
+def test_unknown_names(model: dict[str, str], words: str, tmp_path: Path) -> None:
+    shards(tmp_path)
+    with pytest.raises(SetupError, match=re.escape(words)) as caught:
+        run_training(configured(tmp_path, model=model), SerialCommunicator())
+    assert caught.value.usage and not (tmp_path / "run").exists()
+
+
+def test_missing_data_set_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="(?s)no data set at .*set .*apts-mpi data convert") as caught:
+        run_training(configured(tmp_path), SerialCommunicator())
+    assert str(tmp_path / "set") in str(caught.value)
+
+
+def test_regression_on_shards(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((80, 3)).astype(np.float32)
+    y = (x @ np.array([[1.0], [2.0], [3.0]])).astype(np.float32)
+    np.savez(tmp_path / "raw.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    convert("npz", tmp_path / "raw.npz", tmp_path / "set", shards=2)
+    result = run_training(configured(tmp_path, model={"widths": (), "loss": "mse"}, stop={"epochs": 30}), SerialCommunicator())
+    assert math.isnan(result.accuracy) and result.loss < 1e-3
+
+
+def test_the_callers_tensors_stay_as_they_are() -> None:
+    x, y = task()
+    kept = copy.deepcopy((x, y))
+    train_here(network(), x, y, config=settings(data={"batch": 60}, stop={"epochs": 1}))
+    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
