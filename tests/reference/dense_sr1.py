@@ -28,13 +28,15 @@ def recursion(steps: Array, changes: Array, gamma: float) -> tuple[Array, list[i
     return b, used
 
 
-def formula(steps: Array, changes: Array, gamma: float) -> tuple[Array, float]:
-    """B = gamma I + Psi M Psi', M^-1 = D + L + L' - gamma S'S; and the condition number of M^-1."""
+def formula(steps: Array, changes: Array, gamma: float) -> Array | None:
+    """B = gamma I + Psi M Psi', M^-1 = D + L + L' - gamma S'S; None if M^-1 has a condition number above 1e6."""
     sy = steps @ changes.T
     lower = np.tril(sy, -1)
     inverse = np.diag(np.diag(sy)) + lower + lower.T - gamma * steps @ steps.T
+    if len(steps) and not np.linalg.cond(inverse) <= 1e6:
+        return None
     psi = (changes - gamma * steps).T
-    return gamma * np.eye(steps.shape[1]) + psi @ np.linalg.solve(inverse, psi.T), float(np.linalg.cond(inverse)) if len(steps) else 1.0
+    return gamma * np.eye(steps.shape[1]) + psi @ np.linalg.solve(inverse, psi.T)
 
 
 class DenseLSR1:

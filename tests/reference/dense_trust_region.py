@@ -13,6 +13,7 @@ def value(b: Array, g: Array, s: Array) -> float:
     return float(g @ s + 0.5 * s @ b @ s)
 
 
+@np.errstate(all="ignore")
 def solve_dense(b: Array, g: Array, radius: float) -> Array:
     """A global minimiser of g's + s'Bs/2 over ||s|| <= radius."""
     lam, v = np.linalg.eigh(b)
@@ -20,9 +21,8 @@ def solve_dense(b: Array, g: Array, radius: float) -> Array:
     size = np.linalg.norm(g) + radius * np.abs(lam).max()
     if size == 0:
         return np.zeros_like(g)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        if lam[0] > 0 and np.linalg.norm(c / lam) <= radius:
-            return -v @ (c / lam)
+    if lam[0] > 0 and np.linalg.norm(c / lam) <= radius:
+        return -v @ (c / lam)
     gaps = lam - lam[0]
     left = gaps <= 1e-12 * np.abs(lam).max()
     others = np.where(left, 0.0, -c / np.where(left, 1.0, gaps))
@@ -31,22 +31,21 @@ def solve_dense(b: Array, g: Array, radius: float) -> Array:
             others[0] = np.sqrt(radius**2 - others @ others)
         return v @ others
     low, high = max(0.0, lam[0]), max(0.0, lam[0]) + np.linalg.norm(g) / radius  # sigma + lambda_min
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        for _ in range(300):
-            middle = 0.5 * (low + high)
-            longer = not np.linalg.norm(np.where(c == 0, 0.0, c / (gaps + middle))) <= radius
-            low, high = (middle, high) if longer else (low, middle)
-        t = np.where(c == 0, 0.0, -c / (gaps + high))
+    for _ in range(300):
+        middle = 0.5 * (low + high)
+        longer = not np.linalg.norm(np.where(c == 0, 0.0, c / (gaps + middle))) <= radius
+        low, high = (middle, high) if longer else (low, middle)
+    t = np.where(c == 0, 0.0, -c / (gaps + high))
     return v @ t * min(1.0, radius / np.linalg.norm(t))
 
 
-def kkt_residual(b: Array, g: Array, s: Array, sigma: float, radius: float) -> float:
-    """How far (s, sigma) is from optimal, relative to ||g|| + radius ||B||: More and Sorensen's conditions.
+def kkt_residual(b: Array, g: Array, s: Array, sigma: float, radius: float, curvature: float = 0.0) -> float:
+    """How far (s, sigma) is from optimal, relative to ||g|| + radius max(||B||, curvature): More and Sorensen's conditions.
 
     (B + sigma I)s = -g, B + sigma I >= 0, sigma >= 0, sigma (radius - ||s||) = 0, ||s|| <= radius.
     """
     lam = np.linalg.eigvalsh(b)
-    size = np.linalg.norm(g) + radius * np.abs(lam).max()
+    size = np.linalg.norm(g) + radius * max(np.abs(lam).max(), curvature)
     if size == 0:
         return 0.0
     broken = [
@@ -64,6 +63,6 @@ def cauchy_decrease(b: Array, g: Array, radius: float) -> float:
     norm = float(np.linalg.norm(g))
     if norm == 0:
         return 0.0
-    curvature = float(g @ b @ g) / norm**2
+    curvature = float((g / norm) @ b @ (g / norm))
     length = radius if curvature <= 0 else min(radius, norm / curvature)
     return norm * length - 0.5 * curvature * length**2
