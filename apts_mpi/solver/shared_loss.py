@@ -49,6 +49,8 @@ class SharedLoss:
     def __init__(self, objective: Objective, exchange: Exchange, timers: Timers, chunk_count: ChunkCount | None) -> None:
         self._objective, self._exchange, self._timers, self._chunk_count = objective, exchange, timers, chunk_count
         self.here, self.there = self._new_point(), self._new_point()
+        if objective.batches > 1:  # a minibatch's chunk gradients are used before its first trial alone
+            self.there.chunks = self.here.chunks
 
     def select(self, epoch: int, batch: int) -> None:
         """Make D a minibatch, and cut its subdomains into chunks if their gradients are kept."""
