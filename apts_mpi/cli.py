@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from apts_mpi import __version__, data_cli, settings
+from apts_mpi import __version__, data_cli, job_cli, settings
 
 if TYPE_CHECKING:
     from apts_mpi.config import Config
@@ -24,7 +24,7 @@ TRAIN = "apts-mpi train [FILE.toml] [--section.key VALUE ...] [--print_config]"
 PRECEDENCE = "A value comes from the command line, else APTS_SECTION__KEY, else FILE.toml, else the preset, else the default in brackets."
 
 
-class UsageError(Exception):
+class UsageError(ValueError):
     """The user typed something that cannot be done; the message says what to type."""
 
 
@@ -96,6 +96,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_train(commands)
     data_cli.add_data_parser(commands)
+    job_cli.add_job_parser(commands)
     show = commands.add_parser("show", help="print a run", description="Print the table of a finished run.")
     show.add_argument("run", metavar="RUN", help="run directory")
     plot = commands.add_parser("plot", help="draw runs", description="Draw loss, accuracy, radius and rho of one or more runs.")
@@ -107,14 +108,19 @@ def _parser() -> _Parser:
 def parse(arguments: Sequence[str]) -> Command:
     """What ``arguments`` ask for; UsageError or SettingsError if they cannot be followed."""
     options: list[tuple[str, str | None]] = []
+    words: list[str] = []
     if arguments[:1] == ["train"]:
         arguments, options = split_options(arguments)
+    elif arguments[:1] == ["job"]:
+        arguments, words = job_cli.split_train(arguments)
     args = _parser().parse_args(arguments)
     if args.command == "train":
         read = partial(read_settings, args.file, options)
         return Command(partial(print_config, read())) if args.print_config else Command(partial(train, read), parallel=True)
     if args.command == "data":
         return Command(partial(data_cli.run_data, args), parallel=data_cli.is_parallel(args))
+    if args.command == "job":
+        return Command(lambda comm: job_cli.run_job(args, words, partial(job_config, words)))
     return Command(partial(show, args.run)) if args.command == "show" else Command(partial(plot, args.runs, args.out))
 
 
@@ -133,6 +139,15 @@ def read_settings(file: str | None, options: Sequence[tuple[str, str | None]]) -
     """The resolved settings of a train command; SettingsError if they are wrong."""
     layers = [settings.from_file(file)] if file else []
     return settings.resolve(*layers, settings.from_environment(os.environ), settings.from_options(options))
+
+
+def job_config(words: Sequence[str]) -> Config:
+    """What arguments of train mean in a job, whose environment is not this one's; UsageError or SettingsError if they are wrong."""
+    kept, options = split_options(words)
+    flags = [word for word in kept if word.startswith("-") or word == "train"]
+    if flags or len(kept) > 1:
+        raise UsageError(f"behind -- stand [FILE.toml] [--section.key VALUE ...], got {' '.join(flags or kept)}")
+    return settings.resolve(*map(settings.from_file, kept), settings.from_options(options)).config
 
 
 def print_config(found: settings.Settings, comm: Communicator | None) -> int:

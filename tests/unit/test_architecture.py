@@ -11,13 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[2] / "apts_mpi"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
 ROOMS = ("solver", "problem", "parallel", "storage", "study")
-LEVEL = dict.fromkeys(("contracts", "config", "timing", "partition"), 0)
-LEVEL |= dict.fromkeys(("native", "settings", "monitor", "rundir", "provenance"), 1) | dict.fromkeys(ROOMS, 2)
-LEVEL |= dict.fromkeys(("train", "loop", "assembly"), 3)
-LEVEL |= dict.fromkeys(("cli", "data_cli", "__main__", ""), 4)  # "": the package root, whose names load late
+LEVEL = dict.fromkeys(("contracts", "config", "baseline", "bounds", "timing", "partition"), 0)
+LEVEL |= dict.fromkeys(("native", "settings", "monitor", "rundir", "provenance", "systems", "jobs"), 1) | dict.fromkeys(ROOMS, 2)
+LEVEL |= dict.fromkeys(("train", "loop", "assembly", "tune"), 3)
+LEVEL |= dict.fromkeys(("cli", "data_cli", "job_cli", "__main__", ""), 4)  # "": the package root, whose names load late
 OWNERS = {"torch": ("solver", "problem", "native", "assembly", "loop", "train"), "mpi4py": ("parallel",), "h5py": ("storage",)}
 LATE = ("torch",)  # others may import these inside a function; the rest of OWNERS they may not import at all
-PRINTING = ("cli.py", "data_cli.py", "parallel/launch.py")
+PRINTING = ("cli.py", "data_cli.py", "job_cli.py", "parallel/launch.py")
 PICKLES = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 UNPICKLING = ("storage/restricted.py",)  # CIFAR-10's python format; allows nothing but arrays and containers
 

@@ -1,0 +1,194 @@
+"""Job scripts for the machines of ``systems``: a checked request becomes a script that says why each line is there.
+
+Starts neither MPI nor torch, and writes nothing but text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from apts_mpi.config import Config
+from apts_mpi.systems import Line, System
+
+_TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)|(\d+))")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,-]*")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for; ValueError names the option that cannot be met."""
+
+    system: System
+    nodes: int
+    words: tuple[str, ...]  # arguments of ``apts-mpi train``
+    config: Config  # what these mean
+    ranks_per_node: int = 0  # 0: the system's
+    cpus_per_rank: int = 0  # cores; 0: a fair share of the node, 1 where its size is unknown
+    seconds: int = 3600
+    account: str = ""
+    partition: str = ""  # empty: the system's
+
+    def __post_init__(self) -> None:
+        for option in ("nodes", "ranks_per_node", "cpus_per_rank"):
+            low = int(option == "nodes")
+            if getattr(self, option) < low:
+                raise ValueError(f"--{option.replace('_', '-')} must be at least {low or 1}, got {getattr(self, option)}")
+        if self.seconds < 120:
+            raise ValueError(f"--time must be at least two minutes, got {self.seconds} s")
+        for option in ("account", "partition"):
+            if getattr(self, option) and not _NAME.fullmatch(getattr(self, option)):
+                raise ValueError(f"--{option} must consist of letters, digits and _ . , -, got {getattr(self, option)!r}")
+        self._check_node()
+        subdomains = self.config.solver.subdomains
+        if 0 < subdomains < self.total:
+            raise ValueError(f"solver.subdomains is {subdomains}, but {self.total} ranks need one each; ask for fewer, or set it to 0")
+
+    def _check_node(self) -> None:
+        system, run = self.system, self.config.run
+        shared = run.share_gpu or run.device == "cpu"
+        if system.gpus and self.ranks > system.gpus and not shared:
+            raise ValueError(f"a node of {system.name} has {system.gpus} GPUs, got --ranks-per-node {self.ranks}; see run.share_gpu")
+        if system.masks and self.ranks > len(system.masks):
+            raise ValueError(f"{system.name} is known for up to {len(system.masks)} ranks per node, got {self.ranks}")
+        if system.cores and self.ranks * self.threads > system.cores:
+            raise ValueError(f"a node of {system.name} has {system.cores} cores for jobs, got {self.ranks} ranks of {self.threads}")
+
+    @property
+    def ranks(self) -> int:
+        """Per node."""
+        return self.ranks_per_node or self.system.ranks
+
+    @property
+    def total(self) -> int:
+        """Ranks."""
+        return self.nodes * self.ranks
+
+    @property
+    def threads(self) -> int:
+        """Per rank: its share of the cores, a GPU's share where there are fewer ranks than GPUs."""
+        return self.cpus_per_rank or max(1, self.system.cores // max(self.ranks, self.system.gpus, 1))
+
+    @property
+    def wall_time(self) -> int:
+        """Seconds of the run phase that leave time to start and to write; 0 if the settings limit it already."""
+        return 0 if math.isfinite(self.config.stop.wall_time) else max(self.seconds // 2, min(self.seconds * 9 // 10, self.seconds - 120))
+
+
+def seconds(text: str) -> int:
+    """Seconds of a time limit: minutes, H:MM:SS or D-HH:MM:SS; ValueError else."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise ValueError(f"--time must be minutes, H:MM:SS or D-HH:MM:SS, got {text!r}")
+    days, hours, minutes, rest, alone = (int(part or 0) for part in found.groups())
+    return 60 * alone + ((24 * days + hours) * 60 + minutes) * 60 + rest
+
+
+def clock(total: int) -> str:
+    """H:MM:SS, which Slurm and PBS both understand."""
+    return f"{total // 3600:02d}:{total // 60 % 60:02d}:{total % 60:02d}"
+
+
+def render(job: Job) -> str:
+    """The job script of a request; it ends with a line end."""
+    parts = [*_head(job), *(_slurm(job) if job.system.scheduler == "slurm" else _pbs(job))]
+    return "\n".join(parts) + "\n"
+
+
+def _head(job: Job) -> Iterator[str]:
+    yield "#!/usr/bin/env bash"
+    yield f"# apts-mpi train on {job.system.title}:"
+    yield f"# {_count(job.nodes, 'node')} x {_count(job.ranks, 'rank')} x {_count(job.threads, 'core')}. Submit it from the folder"
+    yield "# that holds .venv and that relative paths in the settings start from."
+    yield "# What says \"check\" is not confirmed by a page of the centre. The pages:"
+    yield from (f"#   {source}" for source in job.system.sources)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" + "s" * (number != 1)
+
+
+def _fill(job: Job, text: str) -> str:
+    """``text`` with the numbers of the job in its braces."""
+    numbers = {"nodes": job.nodes, "ranks": job.ranks, "total": job.total, "threads": job.threads, "gpus": job.system.gpus}
+    numbers["cpus"] = job.threads * job.system.cpus_per_core
+    for name, value in {**numbers, "masks": ",".join(job.system.masks[: job.ranks])}.items():
+        text = text.replace(f"{{{name}}}", str(value))
+    return text
+
+
+def _lines(job: Job, lines: tuple[Line, ...], before: str = "") -> Iterator[str]:
+    """Lines with their reasons; a directive that begins with # is switched off."""
+    for text, reason in lines:
+        start = f"#{before}{text[1:]}" if before and text.startswith("#") else before + text
+        yield _fill(job, start) + (f"  # {reason}" if reason else "")
+
+
+def _slurm(job: Job) -> Iterator[str]:
+    """Directives, environment and srun."""
+    system, partition = job.system, job.partition or job.system.partition
+    missing = "#--account=<project>", "needed here" if system.charged else "if the centre asks for it"
+    share = "--cpus-per-task={cpus}", "a rank's share of the node" if system.cores else "cores of a rank, for its threads"
+    yield from _lines(
+        job,
+        (
+            ("--job-name=apts", "the log is apts-<job>.log"),
+            ("--output=%x-%j.log", "one log; the run directory holds the results"),
+            ("--nodes={nodes}", ""),
+            ("--ntasks-per-node={ranks}", "ranks" + (", one per GPU" if system.gpus else "")),
+            *([] if system.masks else [share]),
+            (f"--time={clock(job.seconds)}", ""),
+            (f"--account={job.account}", "") if job.account else missing,
+            *([(f"--partition={partition}", "" if job.partition else system.partition_reason)] if partition else []),
+            ("--no-requeue", "there are no checkpoints: a second start would begin again"),
+            *system.resources,
+        ),
+        "#SBATCH ",
+    )
+    yield "# No --signal: the run ends by itself before the time limit, and a signal would end it without results."
+    yield from _lines(job, system.setup)
+    yield "set -euo pipefail"
+    yield from _environment(job)
+    if not system.masks:
+        yield "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # Slurm 22.05 and newer hand --cpus-per-task to srun by this alone"
+    yield "srun_options=("
+    yield from (f"    {line}" for line in _lines(job, system.launch))
+    yield ")"
+    yield f'srun "${{srun_options[@]}}" {_train(job)}'
+
+
+def _pbs(job: Job) -> Iterator[str]:
+    """Directives, environment and mpiexec; reasons stand on lines of their own, for qsub reads directives to the line end."""
+    yield "#PBS -N apts"
+    yield "#PBS -j oe"
+    yield "# a chunk per node: cores, ranks, and threads per rank"
+    yield f"#PBS -l select={job.nodes}:ncpus={job.ranks * job.threads}:mpiprocs={job.ranks}:ompthreads={job.threads}"
+    yield "# each chunk on a node of its own; GPUs, where there are some, are a resource that the site names: check"
+    yield "#PBS -l place=scatter"
+    yield f"#PBS -l walltime={clock(job.seconds)}"
+    yield f"#PBS -A {job.account}" if job.account else "##PBS -A <project, if asked for>"
+    yield f"#PBS -q {job.partition}" if job.partition else "##PBS -q <queue, if asked for>"
+    yield "# there are no checkpoints: a second start would begin again"
+    yield "#PBS -r n"
+    yield "set -euo pipefail"
+    yield 'cd "$PBS_O_WORKDIR"  # PBS starts in the home folder'
+    yield from _environment(job)
+    yield "# An MPI built for PBS finds hosts and ranks in $PBS_NODEFILE by itself; another one, as that of the mpich wheel, needs"
+    yield '# -f "$PBS_NODEFILE" (Open MPI: --hostfile) and ssh between the nodes. The mpiexec must be that of mpi4py\'s MPI.'
+    yield f"mpiexec -n {job.total} {_train(job)}"
+
+
+def _environment(job: Job) -> Iterator[str]:
+    """Python, threads, MPI and the time limit, the same everywhere."""
+    yield "[ ! -x .venv/bin/python ] || export PATH=$PWD/.venv/bin:$PATH  # else the python of the submitting shell"
+    yield f"export OMP_NUM_THREADS={job.threads}  # threads of a rank; torch takes as many"
+    yield from _lines(job, job.system.environment)
+    if job.wall_time:
+        yield f"export APTS_STOP__WALL_TIME={job.wall_time}  # seconds of training: it ends in time, with all files written"
+
+
+def _train(job: Job) -> str:
+    return shlex.join(["python", "-m", "apts_mpi", "train", *job.words])
