@@ -16,14 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from apts_mpi.arithmetic import Arithmetic
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
 from apts_mpi.partition import block, check_counts
+from apts_mpi.problem import flops
 from apts_mpi.problem.flat import FlatModel, random_layers
 from apts_mpi.problem.losses import Loss, resolve_loss
 from apts_mpi.problem.objective import DataObjective, Evaluator, needed_ranges, plan
 from apts_mpi.problem.samples import Samples
 from apts_mpi.problem.scoring import score
+from apts_mpi.solver.build import check_method
 
 if TYPE_CHECKING:
     from apts_mpi.storage.shards import Split
@@ -84,6 +87,7 @@ class Problem:
     data: Data
     samples: int  # of the training set
     subdomains: int
+    arithmetic: Arithmetic = Arithmetic()  # of one sample; unknown before ``measure``
 
 
 def from_shards(train: Split, test: Split | None, form: str, limit: int, fingerprint: str, name: str) -> Data:
@@ -119,7 +123,9 @@ def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm:
     check_counts(samples, subdomains, comm.size)
     dtype = torch.float64 if config.model.dtype == "float64" else torch.float32
     flat = FlatModel(module, dtype, device)
-    orders = plan(samples, subdomains, batch=config.data.batch, overlap=config.data.overlap, seed=config.run.seed)
+    overlap = config.data.overlap if config.method in ("apts", "trust-region") else 0.0  # nothing is gained by it in the others
+    orders = plan(samples, subdomains, batch=config.data.batch, overlap=overlap, seed=config.run.seed)
+    check_method(config, orders[0].batches, device)
     mine = block(subdomains, comm.size, comm.rank)
     resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, device)
     resolved = resolve_loss(loss)
@@ -161,3 +167,10 @@ def check_model(problem: Problem) -> None:
         raise ValueError(f"parameter {name} holds nan or inf at the start")
     if not math.isfinite(first):
         raise ValueError(f"the loss of the first samples is {first} at the start: are all inputs finite?")
+
+
+def measure(problem: Problem, peak: bool) -> Arithmetic:
+    """The arithmetic of one sample and, if asked, what a matrix product reaches on this rank. Not collective."""
+    gradient, value = flops.count(problem.flat, problem.loss, problem.objective.samples, problem.theta)
+    reached = flops.measured_peak(problem.theta.dtype, problem.theta.device) if peak else math.nan
+    return Arithmetic(gradient, value, reached)

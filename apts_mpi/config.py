@@ -9,22 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-T = TypeVar("T")
-
-
-def _key(default: T, meaning: str) -> T:
-    """A field with its default and the line that ``train --help`` prints for it."""
-    return field(default=default, metadata={"meaning": meaning})
-
-
-def _inside(name: str, value: float, low: float, high: float, *, closed: bool = True) -> None:
-    """Raise ValueError unless low <= value <= high (low < value < high if not ``closed``)."""
-    good = low <= value <= high if closed else low < value < high
-    if not good:  # also catches nan
-        left, right = ("[", "]") if closed else ("(", ")")
-        raise ValueError(f"{name} must be in {left}{low:g}, {high:g}{right}, got {value:g}")
+from apts_mpi.baseline import METHODS, BaselineConfig, Method
+from apts_mpi.bounds import inside as _inside
+from apts_mpi.bounds import key as _key
 
 
 @dataclass(frozen=True)
@@ -157,6 +146,16 @@ class CommConfig:
 
     reduction: Literal["auto", "mpi", "tree"] = _key("auto", "tree: same bits for every number of ranks; auto: MPI where it gives them")
     count_limit: int = _key(2**30, "elements in one MPI call; longer buffers go in pieces")
+    emulate_latency: float = _key(0.0, "seconds of a message on an emulated network, which delays every sum; 0: real ones alone")
+    emulate_bandwidth: float = _key(0.0, "bytes/s of the emulated network; 0: bytes cost nothing more")
+    emulate_ranks: int = _key(0, "ranks that the emulated network is said to join; 0: those there are")
+
+    def __post_init__(self) -> None:
+        _inside("comm.emulate_latency", self.emulate_latency, 0, 60)
+        _inside("comm.emulate_bandwidth", self.emulate_bandwidth, 0, math.inf)
+        _inside("comm.emulate_ranks", self.emulate_ranks, 0, 2**30)
+        if self.emulate_ranks and not (self.emulate_latency or self.emulate_bandwidth):
+            raise ValueError("comm.emulate_ranks needs comm.emulate_latency or comm.emulate_bandwidth")
 
 
 @dataclass(frozen=True)
@@ -172,6 +171,8 @@ class RunConfig:
     evaluate: int = _key(1, "epochs between test evaluations; full batch: outer iterations; 0: only at the end")
     deterministic: bool = _key(True, "torch's deterministic algorithms where they exist")
     monitor: Literal["auto", "live", "plain", "none"] = _key("auto", "live: a view on a terminal; plain: lines for a log")
+    measure_wait: bool = _key(False, "a barrier before each sum, to tell waiting from sending; costs time")
+    peak: bool = _key(False, "measure what a matrix product reaches, to state the share of it")
 
     def __post_init__(self) -> None:
         _inside("run.evaluate", self.evaluate, 0, math.inf)
@@ -182,6 +183,9 @@ class RunConfig:
 class Config:
     """All sections of a run."""
 
+    method: Method = _key(
+        "apts", "apts, or a baseline: one message a gradient; H gradients a message; the global trust region alone"
+    )
     preset: Literal["default", "paper", "sweep"] = _key("default", "named set of values just above the defaults")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -189,9 +193,18 @@ class Config:
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     local: LocalConfig = field(default_factory=LocalConfig)
     global_step: GlobalStepConfig = field(default_factory=GlobalStepConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     comm: CommConfig = field(default_factory=CommConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.method == "trust-region" and self.global_step.solver == "none":
+            raise ValueError("method trust-region needs global_step.solver lsr1 or first, got none")
+        if self.baseline.overlap and self.method not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"baseline.overlap needs method sgd, adam or adamw, got {self.method}")
+        if self.method != "apts" and self.baseline.schedule == "cosine" and not (self.stop.epochs or self.stop.iterations):
+            raise ValueError("baseline.schedule cosine needs stop.epochs or stop.iterations, to know where it ends")
 
 
 # What a preset changes against the defaults above; explicit keys win over it.
@@ -210,12 +223,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def preset(name: str, **sections: dict[str, Any]) -> Config:
+def preset(name: str, method: str = "apts", **sections: dict[str, Any]) -> Config:
     """The config of a preset with some keys changed: ``preset("sweep", stop={"epochs": 4})``."""
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     base = Config(preset=name)  # type: ignore[arg-type]
     merged = {key: dict(PRESETS[name].get(key, {})) for key in {*PRESETS[name], *sections}}
     for section, keys in sections.items():
         merged[section].update(keys)
-    return replace(base, **{section: replace(getattr(base, section), **keys) for section, keys in merged.items()})
+    changed = {section: replace(getattr(base, section), **keys) for section, keys in merged.items()}
+    return replace(base, method=method, **changed)

@@ -7,13 +7,15 @@ torch or MPI when it runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, device, dtype
 
 
@@ -86,6 +88,12 @@ class Communicator(Protocol):
     def sum_(self, message: Message, vector: bool = True) -> None:
         """Replace the message by its sum over the ranks; ``vector=False`` sends scalars and flags alone."""
 
+    def start_sum(self, message: Message, start: int, stop: int) -> None:
+        """Begin to sum entries start..stop-1 of the vector, not to be touched before ``finish_sum``; the same ranges on all ranks."""
+
+    def finish_sum(self, message: Message) -> None:
+        """Sum scalars and flags too and wait for all: together with the ``start_sum`` of every entry this is ``sum_``."""
+
     def broadcast_(self, vector: Tensor) -> None:
         """Overwrite ``vector`` (1-D, contiguous) by rank 0's."""
 
@@ -100,6 +108,9 @@ class Communicator(Protocol):
 
     def gather_text(self, text: str) -> list[str]:
         """Each rank's text, on every rank, in rank order."""
+
+    def collect(self, row: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Each rank's row, of one length on all, as (ranks, length) on rank 0; None on the others."""
 
     def barrier(self) -> None:
         """Wait for all."""
@@ -120,6 +131,12 @@ class Subdomain(Protocol):
 
     def owned(self, theta: Tensor, grad: Tensor | None) -> float:
         """sum_{O_i} loss / |D|: this subdomain's share of f(theta; D)."""
+
+    def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Callable[[int, int], None]) -> float:
+        """As ``owned``; calls ``ready(start, stop)`` as soon as these entries of ``grad`` are final, each at least ``nbytes`` if it can.
+
+        The ranges and their order are the same on all ranks and cover the vector.
+        """
 
     def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> float:
         """f(theta; D_i) and its gradient into ``out``, from ``owned`` at the same theta: only E_i is evaluated."""
@@ -180,7 +197,7 @@ class StepInfo:
     epoch: int
     loss: float  # f(theta_k; D_k) before the step
     grad_norm: float  # ||grad f(theta_k; D_k)||
-    rho: float  # ratio (6) of the summed local steps
+    rho: float  # ratio (6) of the summed local steps; trust-region: of its only step
     accepted: bool
     radius: float  # Delta that bounded the summed step
     step_norm: float  # ||s~||
@@ -189,7 +206,7 @@ class StepInfo:
     global_radius: float  # Delta that bounded the global step
     local_iters: int  # over all subdomains
     local_accepted: int
-    loss_new: float  # f(theta_{k+1}; D_k)
+    loss_new: float  # f(theta_{k+1}; D_k); nan if it was not evaluated
     gradient_samples: int  # gradient evaluations of this iteration, in samples, over all ranks
     value_samples: int
     reductions: int  # n-vector reductions of this iteration

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from apts_mpi import provenance, settings, timing
@@ -13,9 +15,10 @@ from apts_mpi.assembly import Problem
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status, StepInfo
 from apts_mpi.monitor import Monitor
+from apts_mpi.network import emulated
 from apts_mpi.problem.scoring import score
 from apts_mpi.rundir import Completion
-from apts_mpi.solver.apts import APTS
+from apts_mpi.solver.build import build_stepper, outer_per_epoch
 from apts_mpi.timing import Timers
 
 if TYPE_CHECKING:
@@ -49,12 +52,13 @@ class Loop:
 
     def __init__(self, config: Config, comm: Communicator, problem: Problem, timers: Timers, threads: int, write: bool) -> None:
         self._config, self._comm, self._problem, self._timers = config, comm, problem, timers
-        self._batches = problem.objective.batches
+        self._batches = outer_per_epoch(config, problem.objective.batches)  # outer iterations in an epoch
         limits = [config.stop.epochs * self._batches, config.stop.iterations]
         self._total = min((limit for limit in limits if limit), default=0)
         self._directory = self._make_directory(threads) if write else None
         self._monitor = Monitor(config.run.monitor if comm.rank == 0 else "none", self._total, f"apts_mpi: {config.run.name}")
-        self._solver = APTS(problem.theta, problem.objective, comm, timers, config, problem.subdomains, self._late)
+        self._solver = build_stepper(config, problem.theta, problem.objective, comm, timers, problem.subdomains, self._late)
+        self._sent = comm.messages, comm.bytes  # by earlier runs in this process
         self._samples = self._reductions = 0
         self._accuracy = math.nan
         self._steps: list[StepInfo] = []
@@ -90,7 +94,7 @@ class Loop:
         stop, done = self._config.stop, info.k + 1
         if info.status is not Status.RUNNING:
             return info.status
-        if info.loss_new <= stop.target_loss:
+        if known_loss(info) <= stop.target_loss:
             return Status.TARGET_LOSS
         if info.stop:
             return Status.WALL_TIME
@@ -115,12 +119,18 @@ class Loop:
         extra = {
             "epoch": done / self._batches, "time": seconds, "eta": seconds / done * (self._total - done) if self._total else None,
             "passes": self._passes, "reductions_total": float(self._reductions), "accuracy": accuracy,
-            "messages": float(self._comm.messages), "bytes": float(self._comm.bytes),
+            "messages": float(self._traffic[0]), "bytes": float(self._traffic[1]),
         }  # fmt: skip
         with self._timers(timing.IO):
+            laps = self._timers.lap()
             self._monitor.step(info, extra)
             if self._directory is not None:
-                self._directory.append(info, extra, self._timers.lap())
+                self._directory.append(info, extra, laps)
+
+    @property
+    def _traffic(self) -> tuple[int, int]:
+        """Messages and payload bytes of this run, this rank."""
+        return self._comm.messages - self._sent[0], self._comm.bytes - self._sent[1]
 
     @property
     def _passes(self) -> float:
@@ -134,18 +144,34 @@ class Loop:
         rows = self._comm.gather(self._timers.row())
         last, theta = self._steps[-1], self._problem.theta
         path = self._comm.share(str(self._directory.path) if self._directory else "")
-        result = Result(status, theta, self._steps, self._accuracy, last.loss_new, self._passes, self._reductions, seconds, path)
-        together(self._comm, lambda: self._store(result, rows))
+        result = Result(status, theta, self._steps, self._accuracy, known_loss(last), self._passes, self._reductions, seconds, path)
+        laps = self._laps(rows) if path else {}
+        together(self._comm, lambda: self._store(result, rows, laps))
         self._problem.flat.restore(theta)
         shown = {
-            "status": status.value, "test accuracy": f"{self._accuracy:.2f} %", "training loss": f"{last.loss_new:.4g}",
+            "status": status.value, "test accuracy": f"{self._accuracy:.2f} %", "training loss": f"{result.loss:.4g}",
             "outer iterations": len(self._steps), "evaluations": f"{self._passes:.1f} passes over the training set",
-            "reductions": f"{self._reductions} vectors of {theta.numel():,} numbers", "time": f"{seconds:.1f} s", "run": path or "not stored",
+            "reductions": f"{self._reductions} vectors of {theta.numel():,} numbers", "time": f"{seconds:.1f} s",
+            "run": path or "not stored",
         }  # fmt: skip
+        shown |= self._rates(result, rows)
         self._monitor.finish(timing.table(rows), shown)
         return result
 
-    def _store(self, result: Result, rows: list[list[float]]) -> None:
+    def _laps(self, rows: list[list[float]]) -> dict[str, NDArray[np.float32]]:
+        """Seconds of each iteration and rank, by the regions that any rank entered; empty but on rank 0. Every rank calls."""
+        used = [line.region for line in timing.table(rows) if line.phase == timing.RUN]
+        found = {region: self._comm.collect(np.array(self._timers.laps(region))) for region in used}
+        return {region: laps.T for region, laps in found.items() if laps is not None}
+
+    def _rates(self, result: Result, rows: list[list[float]]) -> dict[str, str]:
+        """The line about flops, if they are known."""
+        value_samples = sum(info.value_samples for info in self._steps)
+        known = self._problem.arithmetic
+        text = known.text(known.total(self._samples, value_samples), self._comm.size, result.seconds, timing.table(rows))
+        return {"arithmetic": text} if text else {}
+
+    def _store(self, result: Result, rows: list[list[float]], laps: dict[str, NDArray[np.float32]]) -> None:
         if self._directory is None:
             return
         from apts_mpi.storage.records import digest
@@ -155,20 +181,24 @@ class Loop:
         completion = Completion(
             status=result.status.value, iterations=done, epochs=done / self._batches, n_params=result.theta.numel(),
             subdomains=self._problem.subdomains, ranks=self._comm.size, loss=result.loss, accuracy=result.accuracy, passes=result.passes,
-            reductions=result.reductions, messages=self._comm.messages, bytes=self._comm.bytes, seconds=result.seconds,
+            reductions=result.reductions, messages=self._traffic[0], bytes=self._traffic[1], seconds=result.seconds,
             theta_sha256=digest(result.theta.cpu().numpy()),
         )  # fmt: skip
-        self._directory.finish(completion, named, rows)
+        self._directory.finish(completion, named, rows, laps)
 
     def _header(self) -> dict[str, object]:
         problem, config = self._problem, self._config
         share = f"{problem.samples // self._batches:,} of {problem.samples:,} samples per outer iteration"
         return {
             "data": f"{problem.data.name}, {share}", "model": f"{config.model.name}, n = {problem.theta.numel():,}, {config.model.dtype}",
-            "method": f"preset {config.preset}: local {config.local.solver}, {config.solver.combine} of the steps, global {config.global_step.solver}",
+            "method": described(config),
             "subdomains": f"N = {problem.subdomains} on P = {self._comm.size} ranks", "device": str(problem.theta.device),
             "run": str(self._directory.path) if self._directory else "not stored",
-        }  # fmt: skip
+        } | ({"network": network} if (network := self._network()) else {})  # fmt: skip
+
+    def _network(self) -> str:
+        """What network is emulated; empty if none is."""
+        return str(emulated(self._config.comm, self._comm.size) or "")
 
     def _make_directory(self, threads: int) -> RunDirectory | None:
         """Rank 0's run directory; every rank calls."""
@@ -178,9 +208,12 @@ class Loop:
         comm, config, problem = self._comm, self._config, self._problem
         hosts, devices = comm.gather_text(comm.host), comm.gather_text(str(problem.theta.device))
         facts = provenance.collect(
-            config_sha256=settings.digest(config), seed=config.run.seed, data=problem.data.fingerprint, mpi_library=comm.library, hosts=hosts,
-            threads=threads, devices=devices, n_params=problem.theta.numel(), subdomains=problem.subdomains,
-        )  # fmt: skip
+            config_sha256=settings.digest(config), seed=config.run.seed, data=problem.data.fingerprint, mpi_library=comm.library,
+            hosts=hosts, threads=threads, devices=devices, n_params=problem.theta.numel(), subdomains=problem.subdomains,
+        ) | {
+            "emulated_network": self._network(), "flops_per_gradient": problem.arithmetic.gradient,
+            "flops_per_value": problem.arithmetic.value, "peak_flops": _mean_peak(comm, problem.arithmetic.peak),
+        }  # fmt: skip
 
         def make() -> RunDirectory | None:
             if comm.rank != 0:
@@ -188,3 +221,20 @@ class Loop:
             return RunDirectory.create(config.run.dir, config.run.name, settings.to_toml(config), facts)
 
         return together(comm, make)
+
+
+def known_loss(info: StepInfo) -> float:
+    """The loss after the step, or before it where the method does not evaluate it."""
+    return info.loss if math.isnan(info.loss_new) else info.loss_new
+
+
+def described(config: Config) -> str:
+    """The method and its main settings, for people."""
+    b = config.baseline
+    if config.method == "apts":
+        local = f"local {config.local.solver}, {config.solver.combine} of the steps"
+        return f"preset {config.preset}: {local}, global {config.global_step.solver}"
+    if config.method == "trust-region":
+        return f"trust-region: global {config.global_step.solver} alone"
+    detail = {"sgd": f", momentum {b.momentum:g}", "local-sgd": f", momentum {b.momentum:g}, H = {b.period}"}.get(config.method, "")
+    return f"{config.method}: lr {b.lr:g} {b.schedule}{detail}{', overlapped' if b.overlap else ''}"

@@ -1,12 +1,9 @@
 """Read a ``Config`` from its layers and say where every value came from.
 
-defaults < preset < TOML file < ``APTS_*`` environment < command line. The preset is looked for
-in all layers first, highest wins; its values then sit just above the defaults, so an explicit
-key of any layer beats it. A key is written ``[local] iters = 7`` in a file,
-``APTS_LOCAL__ITERS=7`` in the environment and ``--local.iters 7`` on the command line.
-
-Why not jsonargparse: it loses which layer a value came from, lets unknown environment variables
-pass in silence, suggests nothing, and its import takes 80 ms; tomllib and argparse take 25.
+defaults < preset < TOML file < ``APTS_*`` environment < command line. The preset is looked for in all layers first, highest
+wins; its values then sit just above the defaults, so an explicit key of any layer beats it. A key is written ``[local] iters = 7``
+in a file, ``APTS_LOCAL__ITERS=7`` in the environment and ``--local.iters 7`` on the command line.
+Why not jsonargparse: it loses which layer a value came from, lets unknown variables pass in silence and takes 80 ms.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
@@ -59,7 +56,7 @@ class Settings:
 
 def sections() -> dict[str, type[Any]]:
     """Section name -> its dataclass, in the order of ``Config``."""
-    return {entry.name: cast("type[Any]", entry.default_factory) for entry in fields(Config) if entry.name != "preset"}
+    return {entry.name: cast("type[Any]", entry.default_factory) for entry in fields(Config) if "meaning" not in entry.metadata}
 
 
 @cache
@@ -150,7 +147,7 @@ def _text_layer(given: Iterable[tuple[str, str | None, str]], write: Callable[[s
 
 
 def from_file(path: str | Path) -> Layer:
-    """The layer of a TOML file: sections are tables, ``preset`` stands at the top."""
+    """The layer of a TOML file: sections are tables, ``preset`` and ``method`` stand at the top."""
     source = f"file {path}"
     try:
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -179,8 +176,8 @@ def from_options(options: Iterable[tuple[str, str | None]]) -> Layer:
 def resolve(*layers: Layer) -> Settings:
     """Layers, lowest first, on top of the defaults and the preset they name."""
     given = {name: entry for layer in layers for name, entry in layer.items()}
-    chosen = given.get("preset", ("default", ""))[0]
     merged: Layer = {name: (key.default, "default") for name, key in keys().items()}
+    chosen = given.get("preset", ("default", ""))[0]
     for section, values in PRESETS[chosen].items():
         merged |= {f"{section}.{name}": (value, f"preset {chosen}") for name, value in values.items()}
     merged |= given
@@ -189,7 +186,7 @@ def resolve(*layers: Layer) -> Settings:
 
 def _build(merged: Layer) -> Config:
     """The config; a value out of bounds is refused with the source of every explicit key of its section."""
-    parts: dict[str, Any] = {"preset": merged["preset"][0]}
+    parts: dict[str, Any] = {name: value for name, (value, _) in merged.items() if "." not in name}
     for section, owner in sections().items():
         inside = {name: entry for name, entry in merged.items() if name.startswith(section + ".")}
         given = [f"{name} from {source}" for name, (_, source) in inside.items() if source != "default"]
@@ -197,15 +194,18 @@ def _build(merged: Layer) -> Config:
             parts[section] = owner(**{name.partition(".")[2]: value for name, (value, _) in inside.items()})
         except ValueError as error:
             raise SettingsError(f"{error} ({'; '.join(given) or 'defaults'})") from None
-    return Config(**parts)
+    try:
+        return Config(**parts)
+    except ValueError as error:  # sections that do not fit each other: the message names the keys
+        given = [f"{name} from {source}" for name, (_, source) in merged.items() if name in str(error) and source != "default"]
+        raise SettingsError(f"{error} ({'; '.join(given)})") from None
 
 
 def values(config: Config) -> dict[str, Any]:
     """Every value by its dotted key, checked against the key's type."""
     found = {}
     for name, key in keys().items():
-        section, _, tail = name.rpartition(".")
-        value = getattr(getattr(config, section, config), tail)
+        value: Any = reduce(getattr, name.split("."), config)
         found[name] = _typed(key, list(value) if isinstance(value, tuple) else value, "config")
     return found
 
@@ -243,8 +243,8 @@ def to_toml(config: Config, sources: Mapping[str, str] | None = None) -> str:
     for name, value in values(config).items():
         before, _, tail = name.rpartition(".")
         if before != section:
+            lines += ["", f"[{before}]"]
             section = before
-            lines += ["", f"[{section}]"]
         source = "".join(c if c.isprintable() else "?" for c in (sources or {}).get(name, ""))
         lines.append(f"{f'{tail} = {as_toml(value)}':<32}" + f"  # {source}" if source else f"{tail} = {as_toml(value)}")
     return "\n".join(lines) + "\n"

@@ -15,10 +15,12 @@ import numpy as np
 
 from apts_mpi.parallel.handshake import HandshakeError, difference
 from apts_mpi.parallel.reduce import MpiReducer, choose
-from apts_mpi.parallel.serial import checked
+from apts_mpi.parallel.serial import checked, checked_part
+from apts_mpi.parallel.started import choose_started
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+    from numpy.typing import NDArray
     from torch import Tensor, device, dtype
 
     from apts_mpi.contracts import Message, Timers
@@ -71,6 +73,7 @@ class MpiCommunicator:
             raise ValueError(f"comm.count_limit must be at least 1, got {count_limit}")
         self.reduction, self.count_limit = reduction, count_limit
         self._small = MpiReducer(self.comm, count_limit)  # lanes and flags are exact in any order
+        self._started = choose_started(self.comm, reduction, count_limit)
 
     def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:
         """Allocate a message and choose how it is summed; HandshakeError unless all ranks plan the same."""
@@ -98,6 +101,28 @@ class MpiCommunicator:
                 self.bytes += cells.nbytes
             flat.settle(vector)
         self.large, self.small = self.large + vector, self.small + (not vector)
+
+    def start_sum(self, message: Message, start: int, stop: int) -> None:
+        """Begin to sum entries start..stop-1 of the vector, which are not to be touched before ``finish_sum``; on a CPU."""
+        self._enter()
+        flat = checked_part(message, start, stop)
+        if self.size > 1:
+            with self._timed("reduce"):
+                self._started.start(flat.host[start:stop])
+                self.bytes += flat.host[start:stop].nbytes
+
+    def finish_sum(self, message: Message) -> None:
+        """Sum scalars and flags too and wait for all that was started; counts as one message."""
+        self._enter()
+        flat = checked(message)
+        with self._timed("reduce"):
+            cells = flat.fetch(vector=False)
+            if self.size > 1:
+                self._small(cells)
+                self._started.finish()
+                self.bytes += cells.nbytes
+            flat.settle(vector=False)
+        self.large += 1
 
     def broadcast_(self, vector: Tensor) -> None:
         """Overwrite ``vector`` (1-D, contiguous) by rank 0's."""
@@ -136,6 +161,13 @@ class MpiCommunicator:
     def gather_text(self, text: str) -> list[str]:
         """Each rank's text, on every rank, in rank order."""
         return [row.tobytes().decode() for row in self._gather(np.frombuffer(text.encode(), np.uint8))]
+
+    def collect(self, row: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Each rank's row, of one length on all, as (ranks, length) on rank 0; None on the others."""
+        self._enter()
+        found = np.empty((self.size, len(row)), np.float32) if self.rank == 0 else None
+        self.comm.Gather(np.ascontiguousarray(row, np.float32), found, root=0)
+        return found
 
     def barrier(self) -> None:
         """Wait for all."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, device, dtype
 
     from apts_mpi.contracts import Message, Timers
@@ -20,6 +22,17 @@ def checked(message: Message) -> FlatMessage:
     if not isinstance(message, FlatMessage):
         raise TypeError(f"sum_ takes a message made by plan(), got {type(message).__name__}")
     return message
+
+
+def checked_part(message: Message, start: int, stop: int) -> FlatMessage:
+    """``message`` if these entries of its vector can be summed while the rank computes, else TypeError or ValueError."""
+    flat = checked(message)
+    flat.check()
+    if flat.vector.device.type != "cpu":
+        raise ValueError(f"start_sum works on CPU tensors alone, got one on {flat.vector.device}; set baseline.overlap = false")
+    if not 0 <= start < stop <= flat.n_params:
+        raise ValueError(f"start_sum takes a part of the {flat.n_params} entries, got {start}..{stop}")
+    return flat
 
 
 class SerialCommunicator:
@@ -60,6 +73,14 @@ class SerialCommunicator:
         flat.settle(vector=False)
         self.large, self.small = self.large + vector, self.small + (not vector)
 
+    def start_sum(self, message: Message, start: int, stop: int) -> None:
+        """The entries are their own sum."""
+        checked_part(message, start, stop)
+
+    def finish_sum(self, message: Message) -> None:
+        """Scalars and flags can be read."""
+        self.sum_(message)
+
     def broadcast_(self, vector: Tensor) -> None:
         """Check ``vector``; nothing to send."""
         from apts_mpi.parallel.message import check_flat
@@ -80,6 +101,10 @@ class SerialCommunicator:
     def gather_text(self, text: str) -> list[str]:
         """The one text."""
         return [text]
+
+    def collect(self, row: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """The one row."""
+        return row.reshape(1, -1)
 
     def barrier(self) -> None:
         """Nobody to wait for."""

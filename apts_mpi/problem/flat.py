@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class FlatModel:
         for (_, p), slot, part, g in zip(self._parameters, self.slots, parts, grads, strict=True):
             p.data = part.view(slot.shape)
             p.grad = None if g is None else g.view(slot.shape)
+
+    def on_gradient(self, act: Callable[[int], None]) -> list[RemovableHandle]:
+        """Call ``act(i)`` when a backward pass has added its part to the gradient of slot i; ``remove()`` the handles afterwards."""
+        return [p.register_post_accumulate_grad_hook(lambda _, i=i: act(i)) for i, (_, p) in enumerate(self._parameters)]  # type: ignore[no-untyped-call]
 
     def restore(self, theta: Tensor) -> None:
         """Give the module parameters of its own again, with the values of ``theta``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import Loss
 from apts_mpi.problem.order import Order
 from apts_mpi.problem.samples import Samples
+from apts_mpi.problem.watch import Ready, Watch
 
 PIECE = 1024  # samples per forward and backward pass; memory does not grow with the subdomain
 READY_BYTES = 2**28  # a subdomain's current samples are normalised once if they fit in this
@@ -25,8 +27,10 @@ class Evaluator:
         self.flat, self.loss, self.samples = flat, loss, samples
         self.gradient_samples = self.value_samples = 0
 
-    def add(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float) -> Tensor:
+    def add(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, watch: Watch | None = None) -> Tensor:
         """weight * sum of the losses of ``rows``, float64 on the device; the gradient is added into ``grad``.
+
+        ``watch`` looks on while the last piece's backward pass makes entries of ``grad`` final.
 
         Sample losses are computed in the run's dtype and summed in float64, because the ratio (6)
         compares nearly equal losses. Nothing is moved to the host.
@@ -39,7 +43,8 @@ class Evaluator:
                 losses = self.loss(self.flat.module(inputs), targets)
             total += losses.detach().double().sum()
             if grad is not None:
-                torch.autograd.backward(losses, torch.full_like(losses, weight))
+                with watch if watch is not None and start + PIECE >= rows.stop else nullcontext():
+                    torch.autograd.backward(losses, torch.full_like(losses, weight))
         if grad is None:
             self.value_samples += len(rows)
         else:
@@ -96,6 +101,13 @@ class DataSubdomain:
             grad.zero_()
         return float(self._evaluator.add(theta, grad, self._share, range(self.size), 1 / self.total))
 
+    def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Ready) -> float:
+        watch = Watch(self._evaluator.flat, nbytes, ready)
+        grad.zero_()
+        value = self._evaluator.add(theta, grad, self._share, range(self.size), 1 / self.total, watch)
+        watch.finish()
+        return float(value)
+
     def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> float:
         count = self.size + self.borrowed
         torch.mul(grad, self.total / count, out=out)
@@ -140,6 +152,7 @@ class DataObjective:
         has_halo = count > 1 and orders[0].overlap > 0
         self._subdomains = [DataSubdomain(evaluator, orders[i], orders[(i + 1) % count] if has_halo else None) for i in mine]
         self._selected: tuple[int, int] | None = None
+        self._totals: dict[int, int] = {}  # |D| of each minibatch
 
     @property
     def subdomains(self) -> Sequence[DataSubdomain]:
@@ -167,7 +180,9 @@ class DataObjective:
         if key == self._selected:
             return
         self._selected = key
-        total = sum(batch_size(order, batch) for order in self._orders)
+        if batch not in self._totals:
+            self._totals[batch] = sum(batch_size(order, batch) for order in self._orders)
+        total = self._totals[batch]
         for subdomain in self._subdomains:
             subdomain.select(epoch, batch, total)
 

@@ -8,7 +8,7 @@ what a neighbour needs stays the same small set of samples throughout. Nothing d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ class Order:
     overlap: float
     batches: int
     seed: int
+    _kept: dict[range, tuple[int, Indices]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def head(self) -> range:
@@ -58,8 +59,15 @@ class Order:
     def _slice(self, part: range, epoch: int, batch: int) -> Indices:
         if self.batches == 1:
             return np.arange(part.start, part.stop, dtype=np.int64)
-        order = shuffled(self.seed, epoch, part)
+        order = self._shuffled(epoch, part)
         mine = block(len(order), self.batches, batch)
         following = block(len(order), self.batches, (batch + 1) % self.batches)
         borrowed = following[: head_size(len(mine), self.overlap)]
         return np.concatenate([order[mine.start : mine.stop], order[borrowed.start : borrowed.stop]])
+
+    def _shuffled(self, epoch: int, part: range) -> Indices:
+        """The order of ``part`` in an epoch, sorted once for all its minibatches."""
+        kept = self._kept.get(part)
+        if kept is None or kept[0] != epoch:
+            kept = self._kept[part] = epoch, shuffled(self.seed, epoch, part)
+        return kept[1]

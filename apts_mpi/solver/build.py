@@ -1,15 +1,55 @@
-"""From the config to the solver's parts."""
+"""From the config to the stepper and its parts."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor, device
 
 from apts_mpi.config import Config
-from apts_mpi.contracts import Timers
+from apts_mpi.contracts import Communicator, Objective, StepInfo, Timers
 from apts_mpi.solver.local import LocalSolver, LocalTrustRegion
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.model import FirstOrder, Model
 from apts_mpi.solver.sweep import Sweep
+
+
+class Stepper(Protocol):
+    """A method: minimises f by changing ``theta`` (n,) in place."""
+
+    theta: Tensor
+
+    def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
+        """One outer iteration; every rank calls."""
+
+
+def build_stepper(
+    config: Config, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, subdomains: int,
+    stop_wanted: Callable[[], bool] = lambda: False,
+) -> Stepper:  # fmt: skip
+    """The method that ``method`` names; every rank calls. ``check_method`` comes first."""
+    from apts_mpi.solver.apts import APTS  # these need what stands below
+    from apts_mpi.solver.baselines import AllReduce
+    from apts_mpi.solver.global_only import GlobalTrustRegion
+    from apts_mpi.solver.local_sgd import LocalSGD
+
+    kinds: dict[str, Callable[..., Stepper]] = {"apts": APTS, "local-sgd": LocalSGD, "trust-region": GlobalTrustRegion}
+    return kinds.get(config.method, AllReduce)(theta, objective, comm, timers, config, subdomains, stop_wanted)
+
+
+def check_method(config: Config, batches: int, where: device) -> None:
+    """Raise ValueError if the method cannot work with so many minibatches in an epoch or on this device; not collective."""
+    if config.baseline.overlap and where.type != "cpu":
+        raise ValueError(f"baseline.overlap works on CPU tensors alone, the device is {where}; set baseline.overlap = false")
+    if config.method == "local-sgd" and 1 < batches < config.baseline.period:
+        period = config.baseline.period
+        raise ValueError(f"baseline.period = {period} is more than the {batches} minibatches of an epoch; lower it or data.batch")
+
+
+def outer_per_epoch(config: Config, batches: int) -> int:
+    """Outer iterations in an epoch of ``batches`` minibatches: one each, or one for up to H of them."""
+    return -(-batches // config.baseline.period) if config.method == "local-sgd" else batches
 
 
 def build_local(config: Config, like: Tensor, timers: Timers) -> LocalSolver:

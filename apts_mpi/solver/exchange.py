@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from apts_mpi import timing
-from apts_mpi.contracts import Communicator, Flag, Objective, Timers
+from apts_mpi.contracts import Communicator, Flag, Message, Objective, Timers
 from apts_mpi.partition import tree_sum
 
 SCALARS = ("loss", "decrease", "length", "local_iters", "local_accepted", "local_converged", "gradient_samples", "value_samples")
@@ -36,17 +36,36 @@ class Exchange:
         The vector is the returned buffer, valid until the next call; scalars are read with ``get``.
         With ``terms`` None only scalars travel. The samples evaluated since the last call are counted.
         """
+        large = terms is not None
+        return self._exchange(terms, scalars, lambda message: self._comm.sum_(message, vector=large), large)
+
+    def _exchange(
+        self, terms: Sequence[Tensor] | None, scalars: dict[str, Sequence[float]], send: Callable[[Message], None], large: bool
+    ) -> Tensor:
         with self._timers(timing.PACK):
             self._pack(terms, scalars)
         sent = self._comm.bytes
         with self._timers(timing.REDUCE):
-            self._comm.sum_(self.message, vector=terms is not None)
+            send(self.message)
         self._timers.count(timing.REDUCE, 1, self._comm.bytes - sent)
-        self.reductions += terms is not None
+        self.reductions += large
         self.gradient_samples += round(self.get("gradient_samples"))
         self.value_samples += round(self.get("value_samples"))
         self.stop = self.stop or self.message.count(Flag.STOP) > 0
         return self.message.vector
+
+    def start_(self, terms: Sequence[Tensor], start: int, stop: int) -> None:
+        """Begin the sum of entries start..stop-1 of ``terms``, which stay untouched until ``finish_``."""
+        with self._timers(timing.PACK):
+            self.message.vector[start:stop].copy_(tree_sum([term[start:stop] for term in terms], torch.add))
+        sent = self._comm.bytes
+        with self._timers(timing.REDUCE):
+            self._comm.start_sum(self.message, start, stop)
+        self._timers.count(timing.REDUCE, 1, self._comm.bytes - sent)
+
+    def finish_(self, **scalars: Sequence[float]) -> Tensor:
+        """As ``sum_``, for a vector of which all entries were started."""
+        return self._exchange(None, scalars, self._comm.finish_sum, large=True)
 
     def get(self, name: str) -> float:
         """A scalar of the last sum."""

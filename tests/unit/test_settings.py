@@ -23,7 +23,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_every_field_of_every_section_is_a_key_with_a_meaning() -> None:
     fields = {f"{section}.{name}" for section, owner in settings.sections().items() for name in owner.__dataclass_fields__}
-    assert set(settings.keys()) == fields | {"preset"}
+    assert set(settings.keys()) == fields | {"preset", "method"}
     assert all(key.meaning and "\n" not in key.meaning for key in settings.keys().values())
 
 

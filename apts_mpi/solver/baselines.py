@@ -1,0 +1,124 @@
+"""What APTS is compared with: SGD, Adam and AdamW, one message a gradient; torch's own optimizers on the flat vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from apts_mpi import timing
+from apts_mpi.baseline import BaselineConfig
+from apts_mpi.config import Config
+from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers
+from apts_mpi.solver.exchange import Exchange
+from apts_mpi.solver.schedule import Schedule
+from apts_mpi.solver.vectors import dot
+
+
+def optimizer(method: str, theta: Tensor, grad: Tensor, config: BaselineConfig) -> torch.optim.Optimizer:
+    """torch's optimizer that moves ``theta`` (n,) in place by what stands in ``grad`` (n,) at each ``step()``."""
+    point = nn.Parameter(theta)  # shares its memory
+    point.grad = grad
+    if method == "adam":
+        return torch.optim.Adam([point], config.lr, weight_decay=config.weight_decay, fused=True)
+    if method == "adamw":
+        return torch.optim.AdamW([point], config.lr, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(
+        [point], config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay, fused=True
+    )
+
+
+class Baseline:
+    """What all of them share: the exchange, counting, and the end of a run by numbers that are not finite.
+
+    ``theta``: flat (n,), changed in place, the same on all ranks. Every rank constructs the object and calls ``step`` alike.
+    """
+
+    def __init__(
+        self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
+        stop_wanted: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self.theta, self._objective, self._timers, self._config, self._subdomains = theta, objective, timers, config, subdomains
+        self._exchange = Exchange(theta, objective, comm, timers, stop_wanted)
+        self._k = self._bad_steps = 0
+
+    def _counts(self) -> tuple[int, int, int]:
+        return self._exchange.gradient_samples, self._exchange.value_samples, self._exchange.reductions
+
+    def _after(self, finite: bool) -> Status:
+        """A step that is not finite is not made; too many in a row end the run."""
+        self._bad_steps = 0 if finite else self._bad_steps + 1
+        return Status.NONFINITE if self._bad_steps >= self._config.stop.nonfinite else Status.RUNNING
+
+    def _record(
+        self, epoch: int, before: tuple[int, int, int], status: Status, made: bool, loss: float, grad_norm: float = math.nan,
+        step_norm: float = math.nan, local_iters: int = 0,
+    ) -> StepInfo:  # fmt: skip
+        """The record of an outer iteration; there is no radius, no ratio (6), and the loss after the step is not evaluated."""
+        after = self._counts()
+        self._k += 1
+        return StepInfo(
+            k=self._k - 1, epoch=epoch, loss=loss, grad_norm=grad_norm, rho=math.nan, accepted=made, radius=math.nan,
+            step_norm=step_norm, global_rho=math.nan, global_accepted=False, global_radius=math.nan,
+            local_iters=local_iters, local_accepted=local_iters if made else 0, loss_new=math.nan,
+            gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
+            status=status, stop=self._exchange.stop,
+        )  # fmt: skip
+
+
+class AllReduce(Baseline):
+    """SGD, Adam or AdamW: each step sums the gradients of all subdomains in one message and moves theta.
+
+    g = sum_i grad sum_{O_i} loss / |D_k|; loss and flags travel behind g. With ``baseline.overlap`` parts of the message
+    leave during the backward pass of the rank's last subdomain; all of it has arrived before theta moves.
+    """
+
+    def __init__(
+        self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
+        stop_wanted: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        super().__init__(theta, objective, comm, timers, config, subdomains, stop_wanted)
+        self._grad = self._exchange.message.vector  # the first subdomain's gradient is made where it is sent from
+        self._terms = [self._grad, *(torch.zeros_like(theta) for _ in objective.subdomains[1:])]
+        self._optimizer = optimizer(config.method, theta, self._grad, config.baseline)
+        self._schedule = Schedule(config, objective.batches)
+
+    def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
+        """One step on minibatch ``batch`` of ``epoch``; every rank calls."""
+        before = self._counts()
+        self._objective.select(epoch, batch)
+        self._sum_gradients()
+        loss, square = self._exchange.get("loss"), dot(self._grad, self._grad)
+        finite = math.isfinite(loss) and math.isfinite(square)
+        status = self._small(math.sqrt(square)) if finite else Status.RUNNING
+        made = finite and status is Status.RUNNING
+        if made:
+            with self._timers(timing.ACCEPT):
+                self._optimizer.param_groups[0]["lr"] = self._schedule(epoch + batch / self._objective.batches)
+                self._optimizer.step()
+        if status is Status.RUNNING:
+            status = self._after(finite)
+        return self._record(epoch, before, status, made, loss, math.sqrt(square) if finite else math.nan)
+
+    def _sum_gradients(self) -> None:
+        """The gradient of the loss over all of D_k, in the message."""
+        terms, last, values = self._terms, len(self._terms) - 1, []
+        with self._timers(timing.EVALUATE):
+            for i, subdomain in enumerate(self._objective.subdomains):
+                if self._config.baseline.overlap and i == last:
+                    nbytes = self._config.baseline.bucket
+                    values.append(subdomain.owned_in_parts(self.theta, terms[i], nbytes, lambda a, b: self._exchange.start_(terms, a, b)))
+                else:
+                    values.append(subdomain.owned(self.theta, terms[i]))
+        if self._config.baseline.overlap:
+            self._exchange.finish_(loss=values)
+        else:
+            self._exchange.sum_(terms, loss=values)
+
+    def _small(self, grad_norm: float) -> Status:
+        """Is there anything to do at theta_k?"""
+        if grad_norm == 0 and self._objective.batches == 1 and not self._config.baseline.weight_decay:
+            return Status.STATIONARY
+        return Status.GRADIENT if 0 < grad_norm <= self._config.stop.grad_norm else Status.RUNNING

@@ -1,0 +1,106 @@
+"""The trust region without a preconditioner: steps A and E of APTS alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from apts_mpi import timing
+from apts_mpi.config import Config
+from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers
+from apts_mpi.solver.build import build_model
+from apts_mpi.solver.exchange import Exchange
+from apts_mpi.solver.model import Step
+from apts_mpi.solver.shared_loss import Point, SharedLoss
+from apts_mpi.solver.trust_region import Verdict, judge, next_radius
+
+
+class GlobalTrustRegion:
+    """Minimise f(theta; D) by trust-region steps on all of D, with the model of ``global_step``.
+
+    One gradient evaluation and one message per iteration, two with fresh minibatches. ``theta``: flat (n,),
+    changed in place. Every rank constructs the object and calls ``step`` alike.
+    """
+
+    def __init__(
+        self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
+        stop_wanted: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self.theta, self._config, self._timers, self._objective = theta, config, timers, objective
+        model = build_model(config.global_step.solver, config.global_step.memory, config.local.gamma, theta)
+        assert model is not None, "Config refuses a global step without a model"
+        self._model = model
+        self._exchange = Exchange(theta, objective, comm, timers, stop_wanted)
+        self._loss = SharedLoss(objective, self._exchange, timers, None)
+        self._trial = torch.zeros_like(theta)
+        self.radius = config.trust_region.radius_init
+        self._eps = torch.finfo(theta.dtype).eps
+        self._k = self._bad_trials = 0
+        self._known = False
+
+    def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
+        """One trial step on minibatch ``batch`` of ``epoch``; every rank calls."""
+        before = self._counts()
+        if not self._known:
+            self._loss.select(epoch, batch)
+            self._loss.evaluate(self.theta)
+            self._loss.move()
+        start, radius = self._loss.here, self.radius
+        loss, grad_norm, status = start.loss, math.sqrt(start.grad_square), self._status(start)
+        rho, accepted, step_norm = math.nan, False, 0.0
+        if status is Status.RUNNING:
+            verdict, step_norm = self._try()
+            rho, accepted, status = verdict.rho, verdict.accepted, self._after(verdict)
+            self._known = self._objective.batches == 1
+        after = self._counts()
+        self._k += 1
+        return StepInfo(
+            k=self._k - 1, epoch=epoch, loss=loss, grad_norm=grad_norm, rho=rho, accepted=accepted, radius=radius, step_norm=step_norm,
+            global_rho=math.nan, global_accepted=False, global_radius=math.nan, local_iters=0, local_accepted=0,
+            loss_new=self._loss.here.loss, gradient_samples=after[0] - before[0], value_samples=after[1] - before[1],
+            reductions=after[2] - before[2], status=status, stop=self._exchange.stop,
+        )  # fmt: skip
+
+    def _try(self) -> tuple[Verdict, float]:
+        """Propose, evaluate, judge; theta, the model and the radius follow."""
+        here, rule = self._loss.here, self._config.trust_region
+        with self._timers(timing.MODEL):
+            self._model.begin(here.grad)
+            step: Step = self._model.propose_(here.grad, self.radius)
+            torch.add(self.theta, step.vector, out=self._trial)
+        there = self._loss.evaluate(self._trial, self._config.global_step.solver == "lsr1" or self._objective.batches == 1)
+        verdict = judge(here.loss - there.loss, step.predicted, here.loss, there.finite, rule, self._eps)
+        with self._timers(timing.MODEL):
+            if self._config.global_step.solver == "lsr1" and there.finite:
+                self._model.observe_(step.vector, here.grad, there.grad)
+        with self._timers(timing.ACCEPT):
+            if verdict.accepted:
+                self.theta.copy_(self._trial)
+                self._loss.move()
+        self.radius = next_radius(self.radius, verdict, step.hits_boundary, rule, rule.radius_min, rule.radius_max)
+        return verdict, step.norm
+
+    def _counts(self) -> tuple[int, int, int]:
+        return self._exchange.gradient_samples, self._exchange.value_samples, self._exchange.reductions
+
+    def _status(self, start: Point) -> Status:
+        """Is there anything to do at theta_k?"""
+        if not start.finite:
+            return Status.NONFINITE
+        if start.grad_square == 0:
+            return Status.STATIONARY
+        return Status.GRADIENT if math.sqrt(start.grad_square) <= self._config.stop.grad_norm else Status.RUNNING
+
+    def _after(self, verdict: Verdict) -> Status:
+        """Can another step do anything?"""
+        self._bad_trials = self._bad_trials + 1 if verdict.nonfinite else 0
+        if self._bad_trials >= self._config.stop.nonfinite:
+            return Status.NONFINITE
+        if self._objective.batches > 1 or verdict.accepted:
+            return Status.RUNNING
+        if verdict.converged:
+            return Status.CONVERGED
+        return Status.RADIUS if self.radius <= self._config.trust_region.radius_min else Status.RUNNING

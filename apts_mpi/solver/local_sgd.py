@@ -1,0 +1,72 @@
+"""Local SGD: steps of SGD in every subdomain, one message for many gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from apts_mpi import timing
+from apts_mpi.config import Config
+from apts_mpi.contracts import Communicator, Objective, StepInfo, Timers
+from apts_mpi.solver.baselines import Baseline, optimizer
+from apts_mpi.solver.schedule import Schedule
+from apts_mpi.solver.vectors import norm
+
+
+class LocalSGD(Baseline):
+    """H steps of SGD in every subdomain, each on its own share of H minibatches, then one average (Stich 2019).
+
+    theta_{k+1} = theta_k + sum_i w_i (theta_{i,H} - theta_k), w_i the subdomain's mean share of the minibatches. Momentum
+    stays with its subdomain. The recorded loss is the mean over the local steps, each before it was made. Full batch:
+    H steps on all samples.
+    """
+
+    def __init__(
+        self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
+        stop_wanted: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        super().__init__(theta, objective, comm, timers, config, subdomains, stop_wanted)
+        self._grad = torch.zeros_like(theta)
+        self._points = [torch.zeros_like(theta) for _ in objective.subdomains]
+        self._optimizers = [optimizer("sgd", point, self._grad, config.baseline) for point in self._points]
+        self._schedule = Schedule(config, objective.batches, config.baseline.period)
+
+    def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
+        """Minibatches H batch .. H batch + H - 1 of ``epoch``, as far as it has so many; every rank calls."""
+        before, period, batches = self._counts(), self._config.baseline.period, self._objective.batches
+        minibatches = [0] * period if batches == 1 else range(batch * period, min((batch + 1) * period, batches))
+        values, weights = self._local_steps(epoch, minibatches)
+        for point, weight in zip(self._points, weights, strict=True):
+            point.sub_(self.theta).mul_(weight)
+        iters = [len(minibatches)] * len(self._points)
+        step = self._exchange.sum_(self._points, loss=values, local_iters=iters)
+        loss, step_norm = self._exchange.get("loss"), norm(step)
+        finite = math.isfinite(loss) and math.isfinite(step_norm)
+        with self._timers(timing.ACCEPT):
+            if finite:
+                self.theta.add_(step)
+            else:
+                for each in self._optimizers:
+                    each.state.clear()  # a momentum that is not finite would never recover
+        local_iters = round(self._exchange.get("local_iters"))
+        return self._record(epoch, before, self._after(finite), finite, loss, step_norm=step_norm, local_iters=local_iters)
+
+    def _local_steps(self, epoch: int, minibatches: range | list[int]) -> tuple[list[float], list[float]]:
+        """Move every point from theta; per subdomain its shares of the mean loss and of the samples. No communication."""
+        values, weights = [0.0] * len(self._points), [0.0] * len(self._points)
+        with self._timers(timing.LOCAL_SOLVE):
+            for point in self._points:
+                point.copy_(self.theta)
+            for h, minibatch in enumerate(minibatches):
+                self._objective.select(epoch, minibatch)
+                done = h / len(minibatches) if self._objective.batches == 1 else minibatch / self._objective.batches
+                for i, subdomain in enumerate(self._objective.subdomains):
+                    share = subdomain.weight / len(minibatches)
+                    values[i] += share * subdomain.local(self._points[i], self._grad)
+                    weights[i] += share
+                    self._optimizers[i].param_groups[0]["lr"] = self._schedule(epoch + done)
+                    self._optimizers[i].step()
+        return values, weights
