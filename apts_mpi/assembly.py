@@ -170,7 +170,10 @@ def check_model(problem: Problem) -> None:
 
 
 def measure(problem: Problem, peak: bool) -> Arithmetic:
-    """The arithmetic of one sample and, if asked, what a matrix product reaches on this rank. Not collective."""
+    """The arithmetic of one sample and, if asked, what a matrix product reaches on this rank.
+
+    Not collective, but for the peak all ranks call at once: cores share memory and power.
+    """
     gradient, value = flops.count(problem.flat, problem.loss, problem.objective.samples, problem.theta)
     reached = flops.measured_peak(problem.theta.dtype, problem.theta.device) if peak else math.nan
     return Arithmetic(gradient, value, reached)

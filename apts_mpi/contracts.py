@@ -73,7 +73,10 @@ class Communicator(Protocol):
     host: str
     local_rank: int  # among the ranks of its node
     library: str  # name and version of the MPI library
-    bytes: int  # payload bytes reduced so far, this rank
+
+    @property
+    def bytes(self) -> int:
+        """Payload bytes reduced so far, this rank."""
 
     @property
     def messages(self) -> int:

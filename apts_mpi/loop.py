@@ -122,8 +122,8 @@ class Loop:
             "messages": float(self._traffic[0]), "bytes": float(self._traffic[1]),
         }  # fmt: skip
         with self._timers(timing.IO):
-            laps = self._timers.lap()
             self._monitor.step(info, extra)
+            laps = self._timers.lap()  # on every rank, for the laps in records.h5
             if self._directory is not None:
                 self._directory.append(info, extra, laps)
 
@@ -189,12 +189,13 @@ class Loop:
     def _header(self) -> dict[str, object]:
         problem, config = self._problem, self._config
         share = f"{problem.samples // self._batches:,} of {problem.samples:,} samples per outer iteration"
-        return {
+        facts: dict[str, object] = {
             "data": f"{problem.data.name}, {share}", "model": f"{config.model.name}, n = {problem.theta.numel():,}, {config.model.dtype}",
             "method": described(config),
             "subdomains": f"N = {problem.subdomains} on P = {self._comm.size} ranks", "device": str(problem.theta.device),
             "run": str(self._directory.path) if self._directory else "not stored",
-        } | ({"network": network} if (network := self._network()) else {})  # fmt: skip
+        }  # fmt: skip
+        return facts | ({"network": self._network()} if self._network() else {})
 
     def _network(self) -> str:
         """What network is emulated; empty if none is."""
@@ -212,7 +213,7 @@ class Loop:
             hosts=hosts, threads=threads, devices=devices, n_params=problem.theta.numel(), subdomains=problem.subdomains,
         ) | {
             "emulated_network": self._network(), "flops_per_gradient": problem.arithmetic.gradient,
-            "flops_per_value": problem.arithmetic.value, "peak_flops": _mean_peak(comm, problem.arithmetic.peak),
+            "flops_per_value": problem.arithmetic.value, "peak_flops": problem.arithmetic.peak,
         }  # fmt: skip
 
         def make() -> RunDirectory | None:

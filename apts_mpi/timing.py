@@ -7,22 +7,28 @@ there) and the shares of a phase add to 100 %. Clock: ``perf_counter_ns``, never
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter_ns
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apts_mpi.tracing import Tracer
 
 LOCAL_SOLVE = "local solve"
 EVALUATE = "evaluate"
 MODEL = "model"  # the quasi-Newton model and its subproblem
 PACK = "pack"
+WAIT = "wait"  # for slower ranks, measured only when asked
 REDUCE = "reduce"
 ACCEPT = "accept"
 TEST = "test"
 IO = "io"
 OTHER = "other"  # everything outside the regions
-REGIONS = (LOCAL_SOLVE, EVALUATE, MODEL, PACK, REDUCE, ACCEPT, TEST, IO, OTHER)
+REGIONS = (LOCAL_SOLVE, EVALUATE, MODEL, PACK, WAIT, REDUCE, ACCEPT, TEST, IO, OTHER)
 
 SET_UP = "set-up"
 WARM_UP = "warm-up"
@@ -35,13 +41,15 @@ FIELDS = ("calls", "seconds", "messages", "bytes")  # of one region in one phase
 class _Region:
     """The context manager of one region; made once and used again at every entry."""
 
-    __slots__ = ("_index", "_timers")
+    __slots__ = ("_index", "_name", "_timers")
 
     def __init__(self, timers: Timers, index: int) -> None:
-        self._timers, self._index = timers, index
+        self._timers, self._index, self._name = timers, index, REGIONS[index]
 
     def __enter__(self) -> None:
         timers = self._timers
+        if timers.tracer is not None:
+            timers.tracer.begin(self._name)
         if timers.synchronise is not None:
             timers.synchronise()
         now = timers._clock()
@@ -60,18 +68,23 @@ class _Region:
         timers._time[timers._current] += now - timers._since
         timers._current = timers._stack.pop()
         timers._since = now
+        if timers.tracer is not None:
+            timers.tracer.end(self._name)
 
 
 class Timers:
     """Region timers of one rank, in phase ``set-up`` from their construction on.
 
-    ``synchronise`` waits for the device at region borders; None on a CPU. One thread only.
+    ``synchronise`` waits for the device at region borders; None on a CPU. ``tracer`` hears the names. One thread only.
     """
 
-    def __init__(self, synchronise: Callable[[], None] | None = None, clock: Callable[[], int] = perf_counter_ns) -> None:
-        self.synchronise = synchronise
+    def __init__(
+        self, synchronise: Callable[[], None] | None = None, clock: Callable[[], int] = perf_counter_ns, tracer: Tracer | None = None
+    ) -> None:
+        self.synchronise, self.tracer = synchronise, tracer
         self._clock = clock
         self._regions = {name: _Region(self, index) for index, name in enumerate(REGIONS)}
+        self._laps = array("f")  # s, one row of all regions after the other
         size = range(len(REGIONS))
         self._times = {phase: [0 for _ in size] for phase in PHASES}  # ns
         self._counts = {phase: [0 for _ in size] for phase in PHASES}
@@ -107,11 +120,16 @@ class Timers:
         traffic[1] += nbytes
 
     def lap(self) -> dict[str, float]:
-        """Seconds per region since the last lap, or since the phase began."""
+        """Seconds per region since the last lap, or since the phase began; ``laps`` keeps them in float32."""
         self._charge()
-        since = [now - then for now, then in zip(self._time, self._lap, strict=True)]
+        since = [1e-9 * (now - then) for now, then in zip(self._time, self._lap, strict=True)]
         self._lap = list(self._time)
-        return {name: time * 1e-9 for name, time in zip(REGIONS, since, strict=True)}
+        self._laps.extend(since)
+        return dict(zip(REGIONS, since, strict=True))
+
+    def laps(self, region: str) -> array[float]:
+        """Seconds of ``region`` in every lap so far, float32; 4 bytes for each region and lap stay in memory."""
+        return self._laps[REGIONS.index(region) :: len(REGIONS)]
 
     def elapsed(self) -> float:
         """Seconds charged to the current phase so far."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,11 @@ from apts_mpi.assembly import Data
 from apts_mpi.config import Config, preset
 from apts_mpi.contracts import Communicator
 from apts_mpi.loop import Loop, Result
+from apts_mpi.network import emulated
 from apts_mpi.problem.losses import Loss
 from apts_mpi.problem.models import build_model
 from apts_mpi.timing import Timers
+from apts_mpi.tracing import tracer
 
 if TYPE_CHECKING:
     from apts_mpi.parallel.comm import MpiCommunicator
@@ -89,14 +92,28 @@ def _run(
     threads = set_threads(config.run.threads, comm)
     if device.type == "cuda" and config.run.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-    timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None)
+    timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None, tracer=tracer(device.type == "cuda"))
+    comm = _instrumented(comm, config, timers)
     data = together(comm, load)
     problem = together(comm, lambda: assembly.build(data, make(data), loss, config, comm, device))
     handshake(comm, {"layout of the parameters": problem.flat.layout, "data": data.fingerprint})
     comm.broadcast_(problem.theta)
     timers.phase(timing.WARM_UP)
     together(comm, lambda: assembly.check_model(problem))
+    comm.barrier()  # all ranks measure their peak at the same time, as they will compute
+    found = together(comm, lambda: assembly.measure(problem, config.run.peak))
+    problem.arithmetic = replace(found, peak=sum(row[0] for row in comm.gather([found.peak])) / comm.size)
     return Loop(config, comm, problem, timers, threads, write).run()
+
+
+def _instrumented(comm: Communicator, config: Config, timers: Timers) -> Communicator:
+    """``comm`` as the settings want it measured and slowed down."""
+    from apts_mpi.parallel.emulate import EmulatedCommunicator
+    from apts_mpi.parallel.wrapper import WaitingCommunicator
+
+    network = emulated(config.comm, comm.size)
+    comm = EmulatedCommunicator(comm, network) if network else comm
+    return WaitingCommunicator(comm, timers) if config.run.measure_wait else comm
 
 
 @functools.cache

@@ -43,7 +43,8 @@ from apts_mpi.rundir import (
 )
 from apts_mpi.storage.parameters import digest, read_parameters, write_parameters
 from apts_mpi.storage.plain import naming, write_atomic
-from apts_mpi.timing import RegionTime, split, table
+from apts_mpi.storage.timings import write_laps, write_timers
+from apts_mpi.timing import RegionTime, table
 
 __all__ = ["RunDirectory", "digest", "read_parameters", "read_run", "record"]
 
@@ -107,18 +108,23 @@ class RunDirectory:
         if monotonic() - self._saved >= SAVE_EVERY:
             self._try(self.save)
 
-    def save(self, timers: Sequence[Sequence[float]] = ()) -> None:
-        """Write records.h5; ``timers`` are the rows of ``Timers.row`` of all ranks."""
+    def save(self, timers: Sequence[Sequence[float]] = (), laps: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        """Write records.h5: ``timers`` are the rows of ``Timers.row`` of all ranks, ``laps`` seconds (iterations, ranks) by region."""
         self._saved = monotonic()
         image = io.BytesIO()  # HDF5 meets no disk, so a full one is an ordinary OSError
         with h5py.File(image, "w") as file:
             file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "title": self.path.resolve().name})
             _write_columns(file, self._columns)
             if timers:
-                _write_timers(file.create_group("timing"), timers)
+                write_timers(file.create_group("timing"), timers)
+            if laps:
+                write_laps(file.require_group("timing/laps"), laps)
         write_atomic(self.path / RECORDS_H5, image.getbuffer())
 
-    def finish(self, completion: Completion, parameters: Mapping[str, NDArray[Any]], timers: Sequence[Sequence[float]] = ()) -> None:
+    def finish(
+        self, completion: Completion, parameters: Mapping[str, NDArray[Any]], timers: Sequence[Sequence[float]] = (),
+        laps: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:  # fmt: skip
         """Write all that is left, completion.json last of all; OSError names the file."""
         self._flush()
         with naming(self.path / RECORDS):
@@ -126,7 +132,7 @@ class RunDirectory:
         self._file.close()
         lines = [_line(entry.name for entry in fields(RegionTime)), *(_line(astuple(line)) for line in table(timers))]
         write_atomic(self.path / TIMING, b"".join(lines))
-        self.save(timers)
+        self.save(timers, laps)
         write_parameters(self.path / PARAMETERS, parameters)
         write_atomic(self.path / COMPLETION, _json(asdict(completion)))
 
@@ -219,17 +225,3 @@ def _write_columns(file: h5py.File, columns: Mapping[str, Sequence[object]]) -> 
             entry.make_scale(name)
         else:
             entry.dims[0].attach_scale(file["iteration"])
-
-
-def _write_timers(group: h5py.Group, timers: Sequence[Sequence[float]]) -> None:
-    """timing/<phase>/<region>: seconds of each rank (ranks,); calls, messages and bytes as attributes."""
-    ranks = [split(row) for row in timers]
-    for phase, regions in ranks[0].items():
-        part = group.create_group(phase)
-        part.create_dataset("rank", data=np.arange(len(ranks))).make_scale("rank")
-        for region in regions:
-            cells = [rank[phase][region] for rank in ranks]
-            entry = part.create_dataset(region, data=[cell["seconds"] for cell in cells])
-            entry.dims[0].attach_scale(part["rank"])
-            entry.attrs["units"] = "s"
-            entry.attrs.update({name: [int(cell[name]) for cell in cells] for name in ("calls", "messages", "bytes")})

@@ -107,7 +107,13 @@ def _thresholds(panel: Axes, runs: Sequence[Run], named: bool) -> None:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """The runs' names, with the folder before them where two are the same; unfinished ones say so."""
+    """The runs' names, with the folder before them where two are the same; unfinished and emulated ones say so."""
     names = [run.name for run in runs]
     full = [str(run.path) if names.count(run.name) > 1 else run.name for run in runs]
-    return [name if run.completion else f"{name} (did not finish)" for name, run in zip(full, runs, strict=True)]
+    return [name + _marks(run) for name, run in zip(full, runs, strict=True)]
+
+
+def _marks(run: Run) -> str:
+    """What a reader must know about a curve: an unfinished run, a network that was not there."""
+    network = run.provenance.get("emulated_network")
+    return (f" ({network})" if network else "") + ("" if run.completion else " (did not finish)")

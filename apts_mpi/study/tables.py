@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from apts_mpi.arithmetic import Arithmetic
 from apts_mpi.config import Config
 from apts_mpi.rundir import CONFIG, Completion, Run
 from apts_mpi.timing import render, size_text
@@ -53,7 +54,16 @@ def result(run: Run) -> list[str]:
     done = run.completion
     if done is None:
         return aligned({"status": f"did not finish: no completion record; {count(run)} outer iterations on record"})
-    return aligned(_result(done))
+    return aligned(_result(done) | _rates(run, done))
+
+
+def _rates(run: Run, done: Completion) -> dict[str, object]:
+    """GFLOP/s and the share of the peak, where they are on record."""
+    facts = {name: run.provenance.get(name) for name in ("flops_per_gradient", "flops_per_value", "peak_flops")}
+    known = Arithmetic(*(math.nan if value is None else float(value) for value in facts.values()))
+    samples = [float(run.columns[name].sum()) if name in run.columns else math.nan for name in ("gradient_samples", "value_samples")]
+    text = known.text(known.total(samples[0], samples[1]), done.ranks, done.seconds, run.times)
+    return {"arithmetic": text} if text else {}
 
 
 def _result(done: Completion) -> dict[str, object]:
@@ -113,6 +123,7 @@ def provenance(facts: Mapping[str, Any]) -> list[str]:
         "hosts": ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else ""),
         "devices": ", ".join(devices),
         "ranks": f"{facts.get('ranks', '?')}, threads of each: {facts.get('threads_per_rank', '?')}",
+        "network": facts.get("emulated_network"),
         "data": facts.get("data_fingerprint"),
         "config sha256": facts.get("config_sha256"),
     }

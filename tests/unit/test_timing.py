@@ -102,7 +102,7 @@ def test_unknown_names_are_refused_with_the_known_ones(clock: Clock) -> None:
         timers.phase("runn")
     with timers("io"), pytest.raises(RuntimeError, match="inside region 'io'"):
         timers.phase("run")
-    with pytest.raises(ValueError, match="108 values, got 3"):
+    with pytest.raises(ValueError, match="120 values, got 3"):
         split([1.0, 2.0, 3.0])
 
 

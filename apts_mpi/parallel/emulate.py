@@ -1,0 +1,64 @@
+"""Sums as slow as on another network: the real sum, then the time that the stated model of ``network`` adds.
+
+Blocking: the delay starts when the real sum is over, so the real time counts too. Overlapped: the parts of
+a message go over one wire, one after the other, each from the moment it is started; ``finish_sum`` returns
+when the last has arrived and the real sum is over, so what is computed meanwhile is really hidden. Numbers,
+counts and bytes stay those of the real communicator, bit for bit. Broadcasts, gathers and barriers, which
+the training loop does not use between evaluations of the test set, are not delayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic_ns, sleep
+
+from apts_mpi.contracts import Communicator, Message
+from apts_mpi.network import Network
+from apts_mpi.parallel.serial import checked
+from apts_mpi.parallel.wrapper import WrappedCommunicator
+
+SLEEP_ABOVE = 2_000_000  # ns; a shorter wait, and the last half of this one, is spun: sleep wakes up to 0.1 ms late
+
+
+def wait_until(moment: int, clock: Callable[[], int] = monotonic_ns, rest: Callable[[float], None] = sleep) -> None:
+    """Return at ``moment`` (ns of the clock), not before."""
+    while (left := moment - clock()) > 0:
+        if left > SLEEP_ABOVE:
+            rest((left - SLEEP_ABOVE / 2) * 1e-9)
+
+
+class EmulatedCommunicator(WrappedCommunicator):
+    """``contracts.Communicator`` whose sums take the time of ``network`` on top."""
+
+    def __init__(
+        self, inner: Communicator, network: Network, clock: Callable[[], int] = monotonic_ns, rest: Callable[[float], None] = sleep
+    ) -> None:
+        super().__init__(inner)
+        self.network = network
+        self._clock, self._rest = clock, rest
+        self._arrived = clock()  # when all that was sent so far has arrived, ns
+
+    def sum_(self, message: Message, vector: bool = True) -> None:
+        """The sum, then its delay."""
+        self.inner.sum_(message, vector)
+        flat = checked(message)
+        self._send(flat.host.nbytes if vector else flat.host[flat.n_params :].nbytes)
+        self._receive()
+
+    def start_sum(self, message: Message, start: int, stop: int) -> None:
+        """Begin to sum a part; its delay begins now, or when the wire is free."""
+        self._send(checked(message).host[start:stop].nbytes)
+        self.inner.start_sum(message, start, stop)
+
+    def finish_sum(self, message: Message) -> None:
+        """Scalars and flags follow; back when all has really arrived and would have on the network."""
+        flat = checked(message)
+        self._send(flat.host[flat.n_params :].nbytes)
+        self.inner.finish_sum(message)
+        self._receive()
+
+    def _send(self, nbytes: int) -> None:
+        self._arrived = max(self._arrived, self._clock()) + round(1e9 * self.network.seconds(nbytes))
+
+    def _receive(self) -> None:
+        wait_until(self._arrived, self._clock, self._rest)
