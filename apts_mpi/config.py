@@ -77,6 +77,7 @@ class LocalConfig:
     memory: int = _key(5, "lsr1: pairs kept in memory")
     gamma: float = _key(1e-6, "lsr1: curvature assumed before the first pair; so small a one makes the first step reach its bound")
     radius_start: float = _key(0.5, "first local radius as a share of the ball, lsr1 and first")
+    carry: bool = _key(True, "start later outer iterations from the radius that the last one left, lsr1 and first")
     chunk: int = _key(250, "sweep: wanted samples per chunk")
     chunks_min: int = _key(8, "sweep: fewest chunks of a subdomain")
     chunks_max: int = _key(30, "sweep: most chunks of a subdomain")
@@ -212,7 +213,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
     "paper": {  # Algorithm 1 to the letter, with the published constants
         "solver": {"combine": "sum", "radius": "shared"},
-        "local": {"iters": 5, "gamma": 1.0, "radius_start": 1.0},
+        "local": {"iters": 5, "gamma": 1.0, "radius_start": 1.0, "carry": False},
         "trust_region": {"radius_init": 0.01, "radius_min": 0.001, "radius_max": 4.0, "eta1": 0.25},
     },
     "sweep": {

@@ -83,11 +83,12 @@ class APTS:
     def _local_steps(self, start: Point) -> tuple[LocalResult, float]:
         """B: the local solvers, without communication; C: s~ of (5), and the denominator of (6)."""
         mean = self._config.solver.combine == "mean"
-        ball = self.radius if mean else self.radius / self._subdomains
+        share = 1.0 if mean else 1.0 / self._subdomains
+        ball, smallest = self.radius * share, self._config.trust_region.radius_min * share
         subdomains, results = self._objective.subdomains, []
         with self._timers(timing.LOCAL_SOLVE):
             for i, subdomain in enumerate(subdomains):
-                begin = LocalStart(i, subdomain, self.theta, start.grad, start.values[i], start.shares[i], start.chunks[i], ball)
+                begin = LocalStart(i, subdomain, self.theta, start.grad, start.values[i], start.shares[i], start.chunks[i], ball, smallest)
                 results.append(self._local.solve(begin, self._steps[i]))
                 if mean:
                     self._steps[i].mul_(subdomain.weight)

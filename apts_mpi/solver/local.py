@@ -29,6 +29,7 @@ class LocalStart:
     share_grad: Tensor  # ... and of its gradient
     chunks: Tensor  # (chunks, n), kept chunk gradients at theta_k, or empty
     ball: float  # bound on the length of the accumulated local step
+    radius_min: float  # lower bound of the local radius
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class LocalTrustRegion:
     """Up to nu trust-region iterations on f_i inside the ball ||theta - theta_k|| <= Delta.
 
     The bound is on the accumulated step: each step is limited to what is left of the ball. The model
-    starts empty at every theta_k. The radius moves by (7), from ``local.radius_start`` * ball at first
-    and from where it was left by the subdomain's previous outer iteration later.
+    starts empty at every theta_k. The radius moves by (7). It starts at ``local.radius_start`` * ball or,
+    with ``local.carry``, where the subdomain's previous outer iteration left it.
     """
 
     predicts = True
@@ -106,6 +107,7 @@ class LocalTrustRegion:
         point, grad, grad_new = self._point.copy_(start.theta), self._grad, self._grad_new
         first = loss = self._loss.begin(start, grad)
         radius = min(self._radii.get(start.index, self._config.radius_start * ball), ball)
+        smallest = min(start.radius_min, ball)
         moved, accepted, iters = 0.0, 0, 0
         out.zero_()
         with self._timers(timing.MODEL):
@@ -128,6 +130,7 @@ class LocalTrustRegion:
                     moved, accepted = norm(out), accepted + 1
             if verdict.converged or not step.finite:
                 break
-            radius = next_radius(min(radius, ball), verdict, step.hits_boundary, self._trust_region, 0.0, ball)
-        self._radii[start.index] = radius
+            radius = next_radius(min(radius, ball), verdict, step.hits_boundary, self._trust_region, smallest, ball)
+        if self._config.carry:
+            self._radii[start.index] = radius
         return LocalResult(first - loss, moved, iters, accepted, converged=int(verdict.converged and accepted == 0))

@@ -37,8 +37,11 @@ class Sweep:
         point, momentum, change = self._point.copy_(start.theta), self._momentum.zero_(), self._change
         for j in range(steps):
             i = j % chunks
-            torch.sub(start.grad, start.chunks[i], out=change)
-            start.subdomain.add_chunk(i, point, change, 1.0)
+            if j == 0:  # at theta_k, where g_0 is the global gradient
+                change.copy_(start.grad)
+            else:
+                torch.sub(start.grad, start.chunks[i], out=change)
+                start.subdomain.add_chunk(i, point, change, 1.0)
             momentum.lerp_(change, 1 - beta)
             length = torch.dot(momentum, momentum).sqrt_().clamp_(min=torch.finfo(momentum.dtype).tiny)
             torch.addcmul(point, momentum, length.reciprocal_(), value=-start.ball / steps, out=point)

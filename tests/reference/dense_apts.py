@@ -73,7 +73,8 @@ class DenseAPTS:
         for i, (owned, borrowed) in enumerate(cut):
             weight = len(owned) / total if mean else 1.0
             ball = self.radius if mean else self.radius / count
-            s, decrease = self._local(i, owned, borrowed, grad, ball)
+            smallest = rule.radius_min if mean else rule.radius_min / count
+            s, decrease = self._local(i, owned, borrowed, grad, ball, min(smallest, ball))
             step, predicted = step + weight * s, predicted + weight * decrease
             length += weight * (ball if self.c.local.solver == "sweep" else np.linalg.norm(s))
         assert np.linalg.norm(step) <= self.radius * (1 + 1e-6)
@@ -104,7 +105,7 @@ class DenseAPTS:
         if shared:
             self.radius = self.global_radius
 
-    def _local(self, i: int, owned: list[int], borrowed: list[int], grad: Array, ball: float) -> tuple[Array, float]:
+    def _local(self, i: int, owned: list[int], borrowed: list[int], grad: Array, ball: float, smallest: float) -> tuple[Array, float]:
         rows, centre, c = owned + borrowed, self.theta, self.c.local
         if c.solver == "sweep":
             return self._sweep(owned, borrowed, grad, ball), 0.0
@@ -131,10 +132,11 @@ class DenseAPTS:
                 s, value, g = s + d, new, new_g
             rule = self.c.trust_region
             if not accepted:
-                radius *= rule.shrink
+                radius = max(radius * rule.shrink, smallest)
             elif rho > rule.eta2 and hits:
                 radius = min(radius * rule.grow, ball)
-        self.local_radii[i] = radius
+        if c.carry:
+            self.local_radii[i] = radius
         return s, value0 - value
 
     def _sweep(self, owned: list[int], borrowed: list[int], grad: Array, ball: float) -> Array:
