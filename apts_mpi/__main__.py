@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +16,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = cli.parse(sys.argv[1:] if argv is None else list(argv))
     except (cli.UsageError, SettingsError) as error:
         command = cli.refuse(error)
-    return in_parallel(command) if command.parallel else command.run(None)
+    return in_parallel(command) if command.parallel else alone(command)
+
+
+def alone(command: cli.Command) -> int:
+    """Run ``command`` in this process; a reader such as ``head`` that has seen enough is no error."""
+    try:
+        code = command.run(None)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed at exit
+        return 0
+    return code
 
 
 def in_parallel(command: cli.Command) -> int:

@@ -149,7 +149,7 @@ class Loop:
         together(self._comm, lambda: self._store(result, rows, laps))
         self._problem.flat.restore(theta)
         shown = {
-            "status": status.value, "test accuracy": f"{self._accuracy:.2f} %", "training loss": f"{result.loss:.4g}",
+            "status": status.value, "test accuracy": "none" if math.isnan(self._accuracy) else f"{self._accuracy:.2f} %", "training loss": f"{result.loss:.4g}",
             "outer iterations": len(self._steps), "evaluations": f"{self._passes:.1f} passes over the training set",
             "reductions": f"{self._reductions} vectors of {theta.numel():,} numbers", "time": f"{seconds:.1f} s",
             "run": path or "not stored",
@@ -188,7 +188,7 @@ class Loop:
 
     def _header(self) -> dict[str, object]:
         problem, config = self._problem, self._config
-        share = f"{problem.samples // self._batches:,} of {problem.samples:,} samples per outer iteration"
+        share = f"{problem.objective.batch_samples:,} of {problem.samples:,} samples per outer iteration"
         facts: dict[str, object] = {
             "data": f"{problem.data.name}, {share}", "model": f"{config.model.name}, n = {problem.theta.numel():,}, {config.model.dtype}",
             "method": described(config),

@@ -180,11 +180,18 @@ class DataObjective:
         if key == self._selected:
             return
         self._selected = key
+        for subdomain in self._subdomains:
+            subdomain.select(epoch, batch, self._total(batch))
+
+    @property
+    def batch_samples(self) -> int:
+        """|D| of the first minibatch, over all subdomains and with its overlap into the next."""
+        return self._total(0)
+
+    def _total(self, batch: int) -> int:
         if batch not in self._totals:
             self._totals[batch] = sum(batch_size(order, batch) for order in self._orders)
-        total = self._totals[batch]
-        for subdomain in self._subdomains:
-            subdomain.select(epoch, batch, total)
+        return self._totals[batch]
 
 
 def batch_size(order: Order, batch: int) -> int:
