@@ -149,7 +149,8 @@ class Loop:
         together(self._comm, lambda: self._store(result, rows, laps))
         self._problem.flat.restore(theta)
         shown = {
-            "status": status.value, "test accuracy": "none" if math.isnan(self._accuracy) else f"{self._accuracy:.2f} %", "training loss": f"{result.loss:.4g}",
+            "status": status.value, "training loss": f"{result.loss:.4g}",
+            "test accuracy": "none" if math.isnan(self._accuracy) else f"{self._accuracy:.2f} %",
             "outer iterations": len(self._steps), "evaluations": f"{self._passes:.1f} passes over the training set",
             "reductions": f"{self._reductions} vectors of {theta.numel():,} numbers", "time": f"{seconds:.1f} s",
             "run": path or "not stored",

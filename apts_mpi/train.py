@@ -71,7 +71,8 @@ def run_training(config: Config, comm: Communicator) -> Result:
 
         dataset = open_dataset(config.data.path)
         test = dataset.split("test") if dataset.manifest.of("test") else None
-        return assembly.from_shards(dataset.split("train"), test, config.data.normalize, config.data.limit, dataset.fingerprint, config.data.path)
+        wanted = config.data
+        return assembly.from_shards(dataset.split("train"), test, wanted.normalize, wanted.limit, dataset.fingerprint, wanted.path)
 
     def make(data: Data) -> nn.Module:
         return build_model(config.model, data.sample_shape, data.outputs, config.run.seed)
@@ -93,7 +94,7 @@ def _run(
     if device.type == "cuda" and config.run.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None, tracer=tracer(device.type == "cuda"))
-    comm = _instrumented(comm, config, timers)
+    comm = instrumented(comm, config, timers)
     data = together(comm, load)
     problem = together(comm, lambda: assembly.build(data, make(data), loss, config, comm, device))
     handshake(comm, {"layout of the parameters": problem.flat.layout, "data": data.fingerprint})
@@ -106,7 +107,7 @@ def _run(
     return Loop(config, comm, problem, timers, threads, write).run()
 
 
-def _instrumented(comm: Communicator, config: Config, timers: Timers) -> Communicator:
+def instrumented(comm: Communicator, config: Config, timers: Timers) -> Communicator:
     """``comm`` as the settings want it measured and slowed down."""
     from apts_mpi.parallel.emulate import EmulatedCommunicator
     from apts_mpi.parallel.wrapper import WaitingCommunicator

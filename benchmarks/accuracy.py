@@ -46,6 +46,7 @@ CASES = (
     Case("mnist paper N=2", "mnist", 2, f"--preset paper {MINIBATCH} --stop.epochs 8", {48: float("nan")}),
     Case("mnist paper N=8", "mnist", 8, f"--preset paper {MINIBATCH} --stop.epochs 8", {48: float("nan")}),
 )
+PROVENANCE = ("git_commit", "source_sha256", "versions", "mpi_library", "data_fingerprint", "seed", "ranks", "started_utc")
 NETWORK = {"mnist": "paper-mnist", "cifar10": "paper-cifar10"}
 
 
@@ -70,11 +71,12 @@ def run(case: Case, folder: Path, data: str, ranks: int) -> list[dict[str, objec
             "case": case.name, "options": case.options, "iterations": iterations,
             "accuracy": round(float(columns["accuracy"][iterations - 1]), 2), "bar": None if bar != bar else bar,
             "loss": float(columns["loss_new"][iterations - 1]), "reductions": int(columns["reductions"][at].sum()),
-            "evaluations": round(float(columns["passes"][iterations - 1]), 1), "largest_step_over_radius": float((columns["step_norm"] / columns["radius"]).max()),
+            "evaluations": round(float(columns["passes"][iterations - 1]), 1),
+            "largest_step_over_radius": float((columns["step_norm"] / columns["radius"]).max()),
             "seconds": round(float(columns["time"][iterations - 1]), 1), "theta_sha256": completion.theta_sha256,
         }  # fmt: skip
         row["met"] = bool(bar != bar or (row["accuracy"] >= bar and (not case.reductions or row["reductions"] <= case.reductions)))
-        row["provenance"] = {key: found.provenance[key] for key in ("git_commit", "source_sha256", "versions", "mpi_library", "data_fingerprint", "seed", "ranks", "started_utc")}
+        row["provenance"] = {key: found.provenance[key] for key in PROVENANCE}
         rows.append(row)
     return rows
 

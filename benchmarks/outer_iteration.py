@@ -107,7 +107,7 @@ def main() -> int:
     solver = APTS(flat.initial(), objective, comm, timers, config, comm.size)
     ratios, steps, floors, reductions, passes = [], [], [], [], []
     for k in range(arguments.repeats + 3):
-        before = solver._exchange.gradient_samples, solver._exchange.value_samples, solver._exchange.reductions
+        before = counts(solver)
         taken = clock(lambda k=k: solver.step(k // 2, k % 2))
         gradients, values, reduced = (now - then for now, then in zip(counts(solver), before, strict=True))
         work = (gradients + values // 3) // comm.size  # a forward pass alone costs a third
@@ -127,7 +127,8 @@ def main() -> int:
             "network": arguments.network, "preset": arguments.preset, "n": flat.n_params, "ranks": comm.size,
             "samples_per_rank": arguments.samples, "evaluations_per_iteration": float(np.median(passes)),
             "reductions_per_iteration": int(np.median(reductions)), "iteration_s": float(np.median(steps)),
-            "floor_s": float(np.median(floors)), "ratio": float(np.median(ratios)), "ratio_95": [low, high], "repeats": len(ratios), "bar": BAR,
+            "floor_s": float(np.median(floors)), "ratio": float(np.median(ratios)), "ratio_95": [low, high],
+            "repeats": len(ratios), "bar": BAR,
         }  # fmt: skip
         print("\n".join(timing.render(timing.table(rows))))
         print(json.dumps(result))

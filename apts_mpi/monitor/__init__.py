@@ -25,7 +25,8 @@ Kind = Literal["auto", "live", "plain", "none"]
 class Monitor:
     """Shows a run on ``stream`` (default: standard output).
 
-    ``auto`` is live where a person watches a terminal, through mpiexec too, and plain elsewhere. ``total`` is the number of outer iterations, 0 if unknown.
+    ``auto`` is live where a person watches a terminal, through mpiexec too, and plain elsewhere. ``total``
+    is the number of outer iterations, 0 if unknown.
     Use it in a ``with`` or call ``close``, so that a failed run leaves the terminal in order.
     """
 

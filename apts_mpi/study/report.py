@@ -15,7 +15,10 @@ PICTURE = "plot.png"  # in the first run's directory, unless told
 
 
 def show_run(path: str | Path, stream: IO[str] | None = None) -> None:
-    """Print a run directory on ``stream`` (default: standard output), in colour on a terminal; FileNotFoundError or ValueError name the file."""
+    """Print a run directory on ``stream`` (default: standard output), in colour on a terminal.
+
+    FileNotFoundError or ValueError name the file.
+    """
     out = sys.stdout if stream is None else stream
     run = read_run(path)
     parts = [(f"Run {run.path}", []), *sections(run)]

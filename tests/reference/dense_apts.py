@@ -142,7 +142,8 @@ class DenseAPTS:
     def _sweep(self, owned: list[int], borrowed: list[int], grad: Array, ball: float) -> Array:
         c = self.c.local
         chunks = min(min(max(round(len(owned) / c.chunk), c.chunks_min), c.chunks_max), len(owned))
-        pieces = [owned[j * len(owned) // chunks : (j + 1) * len(owned) // chunks] for j in range(chunks)] + ([borrowed] if borrowed else [])
+        pieces = [owned[j * len(owned) // chunks : (j + 1) * len(owned) // chunks] for j in range(chunks)]
+        pieces += [borrowed] if borrowed else []
         nu, theta, m = c.passes * len(pieces), self.theta, np.zeros_like(self.theta)
         for j in range(nu):
             rows = pieces[j % len(pieces)]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from apts_mpi.config import Config, preset
 from apts_mpi.contracts import Communicator
 from apts_mpi.parallel.serial import SerialCommunicator
@@ -17,7 +19,6 @@ from apts_mpi.problem.order import Order
 from apts_mpi.problem.samples import Samples
 from apts_mpi.solver.apts import APTS
 from apts_mpi.timing import Timers
-from torch import nn
 
 INPUTS, HIDDEN, CLASSES = 5, 4, 3
 CPU = torch.device("cpu")
@@ -48,9 +49,8 @@ def solver(
     orders = plan(len(x), subdomains, batch=batch, overlap=overlap, seed=1)
     mine = block(subdomains, comm.size, comm.rank)
     ranges = [part for part in needed_ranges(orders, mine) if len(part)]
-    held = Samples(
-        ranges, torch.cat([x[r.start : r.stop] for r in ranges]).to(dtype), torch.cat([y[r.start : r.stop] for r in ranges]), dtype=dtype, device=CPU
-    )
+    inputs, targets = (torch.cat([values[r.start : r.stop] for r in ranges]) for values in (x, y))
+    held = Samples(ranges, inputs.to(dtype), targets, dtype=dtype, device=CPU)
     flat = FlatModel(module or network(), dtype, CPU)
     objective = DataObjective(Evaluator(flat, resolve_loss("cross_entropy"), held), orders, mine, orders[0].batches)
     return APTS(flat.initial(), objective, comm, Timers(), config, subdomains), orders

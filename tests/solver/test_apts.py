@@ -13,9 +13,10 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1] / "reference"))
 from apts_cases import CLASSES, HIDDEN, cut, data, settings, solver
+from dense_apts import DenseAPTS, Network
+
 from apts_mpi.contracts import Status
 from apts_mpi.solver.lsr1 import LSR1
-from dense_apts import DenseAPTS, Network
 
 CASES = {
     "default": {},
