@@ -176,7 +176,6 @@ SYSTEMS = (
         gpus=4,
         partition="booster",
         partition_reason="check",
-        charged=True,
         resources=(("--gres=gpu:{gpus}", "check: all GPUs of the node; a rank takes the one of its local rank"),),
         setup=(SITE_MPI, ("#module load GCC OpenMPI CUDA", "check: names differ between JSC's software stages")),
         launch=(KILL, LOG, ("--cpu-bind=cores", "check: threads stay on the cores of their rank")),
