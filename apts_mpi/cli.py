@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from apts_mpi import __version__, data_cli, job_cli, settings
+from apts_mpi import __version__, bench_cli, data_cli, job_cli, settings, tune_cli
 
 if TYPE_CHECKING:
     from apts_mpi.config import Config
@@ -57,8 +57,8 @@ def complain(text: str) -> None:
     say(f"apts-mpi: {text}", "red", sys.stderr)
 
 
-def split_options(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
-    """What argparse should see, and the dotted options as (key, text); text is None if it is missing.
+def split_options(arguments: Sequence[str], own: Sequence[str] = ()) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """What argparse should see, ``own`` options among it, and the dotted options as (key, text); text is None if it is missing.
 
     A value may start with one dash (``-inf``, ``-1e-3``), not with two; hyphens in keys are underscores.
     """
@@ -72,7 +72,10 @@ def split_options(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, 
         name, given, text = token[2:].partition("=")
         has_value = bool(given) or (bool(rest) and not rest[0].startswith("--"))
         value = text if given else rest.pop(0) if has_value else None
-        pairs.append((name.replace("-", "_"), value))
+        if name in own:
+            kept.append(f"--{name}" if value is None else f"--{name}={value}")
+        else:
+            pairs.append((name.replace("-", "_"), value))
     return kept, pairs
 
 
@@ -95,8 +98,10 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"apts-mpi {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_train(commands)
+    tune_cli.add_tune_parser(commands)
     data_cli.add_data_parser(commands)
     job_cli.add_job_parser(commands)
+    bench_cli.add_bench_parser(commands)
     show = commands.add_parser("show", help="print a run", description="Print the table of a finished run.")
     show.add_argument("run", metavar="RUN", help="run directory")
     plot = commands.add_parser("plot", help="draw runs", description="Draw loss, accuracy, radius and rho of one or more runs.")
@@ -111,16 +116,25 @@ def parse(arguments: Sequence[str]) -> Command:
     words: list[str] = []
     if arguments[:1] == ["train"]:
         arguments, options = split_options(arguments)
+    elif arguments[:1] == ["tune"]:
+        arguments, options = split_options(arguments, tune_cli.OPTIONS)
     elif arguments[:1] == ["job"]:
         arguments, words = job_cli.split_train(arguments)
+    elif arguments[:2] == ["bench", "step"]:
+        arguments, words = bench_cli.split_settings(arguments)
+        options = split_options(words)[1]
     args = _parser().parse_args(arguments)
     if args.command == "train":
         read = partial(read_settings, args.file, options)
         return Command(partial(print_config, read())) if args.print_config else Command(partial(train, read), parallel=True)
+    if args.command == "tune":
+        return Command(partial(tune, args, tune_cli.reader(args, partial(read_settings, args.file, options))), parallel=True)
     if args.command == "data":
         return Command(partial(data_cli.run_data, args), parallel=data_cli.is_parallel(args))
     if args.command == "job":
         return Command(lambda comm: job_cli.run_job(args, words, partial(job_config, words)))
+    if args.command == "bench":
+        return Command(partial(bench, args, partial(read_settings, None, options)), parallel=True)
     return Command(partial(show, args.run)) if args.command == "show" else Command(partial(plot, args.runs, args.out))
 
 
@@ -182,6 +196,19 @@ def train(read: Callable[[], settings.Settings], comm: Communicator | None) -> i
     from apts_mpi.train import run_training
 
     return run_training(config, comm).exit_code
+
+
+def bench(args: argparse.Namespace, read: Callable[[], settings.Settings], comm: Communicator | None) -> int:
+    """Measure; every rank calls."""
+    assert comm is not None
+    return bench_cli.run_bench(args, lambda: shared_config(read, comm), comm)
+
+
+def tune(args: argparse.Namespace, read: Callable[[], settings.Settings], comm: Communicator | None) -> int:
+    """Look for a learning rate; every rank calls."""
+    assert comm is not None
+    config = shared_config(read, comm)
+    return USAGE if config is None else tune_cli.run_tune(args, config, comm, say)
 
 
 def show(run: str, comm: Communicator | None) -> int:

@@ -1,0 +1,57 @@
+"""What a benchmark leaves behind: its numbers with everything needed to judge them, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from apts_mpi import provenance
+from apts_mpi.bench.measure import Plan
+from apts_mpi.contracts import Communicator
+from apts_mpi.parallel.devices import affinity
+
+FORMAT = "apts-mpi bench"
+FORMAT_VERSION = 1
+
+
+def oversubscribed(comm: Communicator, threads: int, allowed: bool) -> bool:
+    """Whether some host has fewer cores than threads of ranks; ValueError on every rank unless that is ``allowed``.
+
+    Every rank calls. Times of such a run say how ranks share cores, not how fast anything is.
+    """
+    seen = [json.loads(text) for text in comm.gather_text(json.dumps([comm.host, affinity()]))]
+    for host in sorted({name for name, _ in seen}):
+        ranks = sum(name == host for name, _ in seen)
+        cores = len({core for name, own in seen for core in own if name == host})
+        if ranks * threads > cores:
+            if not allowed:
+                raise ValueError(
+                    f"{ranks} ranks of {threads} threads on the {cores} cores of {host}: start fewer, or --oversubscribe to mark the result"
+                )
+            return True
+    return False
+
+
+def document(
+    comm: Communicator, name: str, options: Mapping[str, Any], plan: Plan, threads: int, crowded: bool, found: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The whole JSON document; every rank calls."""
+    facts = provenance.collect(
+        config_sha256="", seed=0, data="", mpi_library=comm.library, hosts=comm.gather_text(comm.host), threads=threads,
+        devices=["cpu"] * comm.size, n_params=int(found.get("n_params", 0)), subdomains=comm.size,
+    )  # fmt: skip
+    unused = ("config_sha256", "seed", "data_fingerprint", "n_params", "subdomains")
+    facts = {key: value for key, value in facts.items() if key not in unused}
+    return {
+        "format": FORMAT, "format_version": FORMAT_VERSION, "bench": name, "options": dict(options), "ranks": comm.size,
+        "oversubscribed": crowded, "repeats": plan.repeats, "warm_up_pairs": plan.warm_up,
+        "statistics": "medians of the slowest rank's seconds; 95 % bootstrap intervals; ratios pair by pair, order alternating",
+        **found, "provenance": facts,
+    }  # fmt: skip
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the document; OSError if that fails."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,106 @@
+"""An outer iteration against its floor: its own bare gradient evaluations and sums.
+
+The floor is what the arithmetic and the wire cost without the package: plain torch forward and backward passes over
+as many samples as the iteration evaluated, on the same tensors, and as many in-place MPI_Allreduce calls of n numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apts_mpi import timing
+from apts_mpi.bench.measure import Plan, clock, compared
+from apts_mpi.config import Config
+from apts_mpi.contracts import Communicator, StepInfo
+from apts_mpi.parallel.raw import raw_sum
+from apts_mpi.partition import block, check_counts
+from apts_mpi.problem.flat import FlatModel
+from apts_mpi.problem.losses import Loss, resolve_loss
+from apts_mpi.problem.models import build_model
+from apts_mpi.problem.objective import PIECE, DataObjective, Evaluator, needed_ranges
+from apts_mpi.problem.objective import plan as plan_order
+from apts_mpi.problem.samples import Samples
+from apts_mpi.solver.build import build_stepper, check_method, outer_per_epoch
+from apts_mpi.train import instrumented
+
+CPU = torch.device("cpu")
+BATCHES = 2  # so that each is a fresh one
+CLASSES = 10
+
+
+class Bare:
+    """The same evaluations without the package: a module of its own, gradients into its parameters."""
+
+    def __init__(self, module: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, reduce: Callable[[], object]) -> None:
+        self.module, self.loss, self.inputs, self.targets, self.reduce = module, loss, inputs, targets, reduce
+
+    def gradient(self, samples: int) -> None:
+        """A gradient over ``samples`` samples, piece by piece."""
+        for p in self.module.parameters():
+            p.grad = torch.zeros_like(p)
+        for start in range(0, samples, PIECE):
+            stop = min(start + PIECE, samples)
+            torch.autograd.backward(self.loss(self.module(self.inputs[start:stop]), self.targets[start:stop]).sum())
+
+    def run(self, samples: int, reductions: int) -> None:
+        """All evaluations of an outer iteration, and its sums."""
+        whole, rest = divmod(samples, len(self.inputs))
+        for count in [len(self.inputs)] * whole + [rest]:
+            self.gradient(count)
+        for _ in range(reductions):
+            self.reduce()
+
+
+def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples: int, plan: Plan) -> dict[str, Any]:
+    """Outer iterations of ``config`` with ``samples`` random samples of ``shape`` per rank and minibatch; every rank calls.
+
+    Random data borrow nothing from their neighbours: ``data.overlap`` and ``data.batch`` have no say here.
+    """
+    comm.configure(config.comm.reduction, config.comm.count_limit)
+    subdomains, total = config.solver.subdomains or comm.size, samples * comm.size
+    check_counts(BATCHES * total, subdomains, comm.size)
+    orders = plan_order(BATCHES * total, subdomains, batch=total, overlap=0.0, seed=config.run.seed)
+    mine = block(subdomains, comm.size, comm.rank)
+    ranges = [r for r in needed_ranges(orders, mine) if len(r)]
+    generator, dtype = torch.Generator().manual_seed(comm.rank), getattr(torch, config.model.dtype)
+    inputs = torch.randn(sum(map(len, ranges)), *shape, generator=generator, dtype=dtype)
+    targets = torch.randint(CLASSES, (len(inputs),), generator=generator)
+    module, twin = (build_model(config.model, shape, CLASSES, config.run.seed).to(dtype) for _ in range(2))
+    loss, flat = resolve_loss(config.model.loss), FlatModel(module, dtype, CPU)
+    bare = Bare(twin, loss, inputs[:samples], targets[:samples], raw_sum(comm, flat.n_params, np.dtype(config.model.dtype)))
+    held = Samples(ranges, inputs, targets, dtype=dtype, device=CPU)
+    objective = DataObjective(Evaluator(flat, loss, held), orders, mine, BATCHES)
+    check_method(config, BATCHES, CPU)
+    timers = timing.Timers()
+    stepper = build_stepper(config, flat.initial(), objective, instrumented(comm, config, timers), timers, subdomains)
+    per_epoch = outer_per_epoch(config, BATCHES)
+    found = _run(comm, lambda k: stepper.step(k // per_epoch, k % per_epoch), bare, timers, plan)
+    table = timing.table(comm.gather(timers.row()))
+    return {**found, "n_params": flat.n_params, "samples_per_rank": samples, "table": timing.render(table)}
+
+
+def _run(
+    comm: Communicator, step: Callable[[int], StepInfo], bare: Bare, timers: timing.Timers, plan: Plan
+) -> dict[str, Any]:
+    """An outer iteration, then a floor of exactly its work, again and again."""
+    ours, floors, infos = list[float](), list[float](), list[StepInfo]()
+    for k in range(plan.warm_up + plan.repeats):
+        if k == plan.warm_up:
+            timers.phase(timing.RUN)
+        taken = clock(comm, lambda k=k: infos.append(step(k)))  # type: ignore[misc]
+        info = infos[-1]
+        work = (info.gradient_samples + info.value_samples // 3) // comm.size  # a forward pass alone costs a third
+        floors.append(clock(comm, lambda work=work, info=info: bare.run(work, info.reductions)))  # type: ignore[misc]
+        ours.append(taken)
+    kept = infos[plan.warm_up :]
+    passes = [info.gradient_samples / (len(bare.inputs) * comm.size) for info in kept]
+    return {
+        **compared(ours[plan.warm_up :], floors[plan.warm_up :]),
+        "evaluations_per_iteration": float(np.median(passes)),
+        "reductions_per_iteration": float(np.median([info.reductions for info in kept])),
+    }

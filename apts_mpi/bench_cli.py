@@ -1,0 +1,137 @@
+"""``apts-mpi bench reduce | step | io``: options in, JSON and exit code out; started under mpiexec like train."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apts_mpi.bench.measure import Plan
+    from apts_mpi.config import Config
+    from apts_mpi.contracts import Communicator
+
+USAGE, ENVIRONMENT = 2, 4
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+TOP = ("preset", "method")  # settings without a dot
+_STEP = "apts-mpi bench step [OPTIONS] [--preset NAME] [--method NAME] [--section.key VALUE ...]"
+
+
+def add_bench_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the ``bench`` command and its three sub-commands."""
+    what = "measure parts against what they stand on"
+    bench = commands.add_parser("bench", help=what, description="Benchmarks, interleaved with their base; under mpiexec like train.")
+    actions = bench.add_subparsers(dest="action", metavar="ACTION", required=True)
+    reduce = actions.add_parser("reduce", help="our sums against MPI_Allreduce", description="A planned message against MPI_Allreduce.")
+    reduce.add_argument("--max-bytes", type=int, default=2**24, metavar="B", help="longest buffer (default: %(default)s)")
+    step = actions.add_parser(
+        "step", help="an outer iteration against its floor", usage=_STEP, description="Settings are those of train; the data are random."
+    )
+    step.add_argument("--samples", type=int, default=2000, metavar="B", help="per rank and minibatch (default: %(default)s)")
+    step.add_argument("--shape", choices=SHAPES, default="mnist", help="of a sample (default: %(default)s)")
+    io = actions.add_parser("io", help="reading shards against dd", description="Reading shards against reading the same bytes.")
+    io.add_argument("path", metavar="PATH", help="folder with manifest.json")
+    io.add_argument("--cold", action="store_true", help="drop the files from the page cache before each reading")
+    for parser in (reduce, step, io):
+        parser.add_argument("--repeats", type=int, default=20, metavar="N", help="measured pairs, at least 15 (default: %(default)s)")
+        parser.add_argument("--threads", type=int, default=1, metavar="T", help="torch threads per rank (default: %(default)s)")
+        parser.add_argument("--oversubscribe", action="store_true", help="allow more threads than cores, and mark the result")
+        parser.add_argument("--out", metavar="FILE", help="JSON to write (default: bench-ACTION.json)")
+
+
+def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The bench's own arguments, and those that are settings of train: dotted ones, ``--preset`` and ``--method``."""
+    own, given, rest = list[str](), list[str](), list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, equals, _ = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or ("." not in name and name not in TOP):
+            own.append(word)
+            continue
+        given.append(word)
+        if not equals and rest and not rest[0].startswith("--"):
+            given.append(rest.pop(0))
+    return own, given
+
+
+def run_bench(args: argparse.Namespace, config: Callable[[], Config | None], comm: Communicator | None) -> int:
+    """Measure what ``add_bench_parser`` parsed; ``config`` gives the settings of ``step``. Every rank calls."""
+    assert comm is not None
+    settings = config() if args.action == "step" else None
+    if args.action == "step" and settings is None:
+        return USAGE  # said already
+    try:
+        content, lines = _measured(args, settings, comm)
+    except ValueError as error:  # the same on every rank: options, data set and cores are
+        if comm.rank == 0:
+            print(f"apts-mpi bench: {error}", file=sys.stderr, flush=True)
+        return USAGE
+    return _deliver(Path(args.out or f"bench-{args.action}.json"), content, lines) if comm.rank == 0 else 0
+
+
+def _deliver(path: Path, content: dict[str, Any], lines: Sequence[str]) -> int:
+    from apts_mpi.bench.report import write
+
+    print("\n".join(lines), flush=True)
+    try:
+        write(path, content)
+    except OSError as error:
+        print(f"apts-mpi bench: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
+        return ENVIRONMENT
+    print(path, flush=True)
+    return 0
+
+
+def _measured(args: argparse.Namespace, settings: Config | None, comm: Communicator) -> tuple[dict[str, Any], list[str]]:
+    """The document and the lines for people; ValueError on every rank."""
+    import torch
+
+    from apts_mpi.bench.measure import Plan
+    from apts_mpi.bench.report import document, oversubscribed
+
+    plan = Plan(args.repeats)
+    crowded = oversubscribed(comm, args.threads, args.oversubscribe)
+    torch.set_num_threads(args.threads)
+    measure = {"reduce": _reduce, "step": _step, "io": _io}[args.action]
+    found, lines = measure(args, settings, comm, plan)
+    options = {key: value for key, value in vars(args).items() if key not in ("command", "action", "out")}
+    if crowded:
+        lines.append("more threads than cores: these times say nothing about speed")
+    return document(comm, args.action, options, plan, args.threads, crowded, found), lines
+
+
+Found = tuple[dict[str, Any], list[str]]
+
+
+def _reduce(args: argparse.Namespace, settings: Config | None, comm: Communicator, plan: Plan) -> Found:
+    from apts_mpi.bench import measure, reduce
+
+    found = reduce.measure(comm, args.max_bytes, plan)
+    fit = found["fit"]
+    lines = [measure.line(f"{entry['bytes']} bytes", entry) for entry in found["results"]]
+    rate = f"{fit['bandwidth_bytes_per_s'] / 1e9:.3g} GB/s" if fit["bandwidth_bytes_per_s"] else "bytes cost nothing"
+    errors = f"off by {100 * fit['error_median']:.0f} % (median), {100 * fit['error_max']:.0f} % (most)"
+    lines.append(f"fit of MPI: {fit['latency_s'] * 1e6:.3g} us, {rate}, {errors}")
+    return found, lines
+
+
+def _step(args: argparse.Namespace, settings: Config | None, comm: Communicator, plan: Plan) -> Found:
+    from apts_mpi import settings as keys
+    from apts_mpi.bench import measure, step
+    from apts_mpi.network import emulated
+
+    assert settings is not None
+    found = step.measure(comm, settings, SHAPES[args.shape], args.samples, plan)
+    network = str(emulated(settings.comm, comm.size) or "")
+    lines = [*found.pop("table"), measure.line(f"n = {found['n_params']}", found), *([network] if network else [])]
+    return {**found, "settings": keys.to_toml(settings), "emulated_network": network}, lines
+
+
+def _io(args: argparse.Namespace, settings: Config | None, comm: Communicator, plan: Plan) -> Found:
+    from apts_mpi.bench import io, measure
+
+    found = io.measure(comm, args.path, plan, args.cold)
+    rates = ", ".join(f"{name} {found[f'{key}_bytes_per_s'] / 1e9:.3g} GB/s" for name, key in (("shards", "ours"), ("dd", "base")))
+    return found, [measure.line(f"{found['bytes']} bytes, {found['cache']}", found), rates]
