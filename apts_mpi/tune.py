@@ -136,10 +136,10 @@ def summary(trials: Sequence[Trial], rates: Sequence[float]) -> list[Rate]:
 
 
 def best_of(found: Sequence[Rate], by: str) -> Rate | None:
-    """The best rate of which no run diverged; by loss where there is no accuracy. None if all diverged."""
+    """The best rate of which no run diverged; by loss where there is no accuracy or it is the same. None if all diverged."""
     good = [rate for rate in found if not rate.diverged]
     if by == "accuracy" and all(math.isfinite(rate.accuracy) for rate in good):
-        return max(good, key=lambda rate: rate.accuracy, default=None)
+        return max(good, key=lambda rate: (rate.accuracy, -rate.loss), default=None)
     return min(good, key=lambda rate: rate.loss, default=None)
 
 

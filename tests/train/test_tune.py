@@ -94,6 +94,8 @@ def test_summary_and_choice_by_hand() -> None:
     assert best_of([first, second, third], "accuracy") is second and best_of([first, second, third], "loss") is first
     unlabelled = [Rate(lr, math.nan, math.nan, loss, 0) for lr, loss in ((1.0, 0.5), (2.0, 0.4))]
     assert best_of(unlabelled, "accuracy") is unlabelled[1] and best_of([third], "accuracy") is None
+    equal = [Rate(lr, 90.0, 0.0, loss, 0) for lr, loss in ((1.0, 0.5), (2.0, 0.4))]
+    assert best_of(equal, "accuracy") is equal[1]
     assert [text.endswith("best") for text in table([first, second, third], second)] == [False, False, True, False]
     assert "nan" not in "".join(table([third, *unlabelled], None))
 
