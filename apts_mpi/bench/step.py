@@ -90,9 +90,9 @@ def _run(
     """An outer iteration, then a floor of exactly its work, again and again."""
     ours, floors, infos = list[float](), list[float](), list[StepInfo]()
     for k in range(plan.warm_up + plan.repeats):
-        if k == plan.warm_up:
-            timers.phase(timing.RUN)
+        timers.phase(timing.RUN if k >= plan.warm_up else timing.WARM_UP)
         taken = clock(comm, lambda k=k: infos.append(step(k)))  # type: ignore[misc]
+        timers.phase(timing.SET_UP)  # the floor has no place in the table of the run
         info = infos[-1]
         work = (info.gradient_samples + info.value_samples // 3) // comm.size  # a forward pass alone costs a third
         floors.append(clock(comm, lambda work=work, info=info: bare.run(work, info.reductions)))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The communicator over MPI: preallocated flat buffers, upper-case (unpickled) calls, counted and timed.
+"""The communicator over MPI: preallocated flat buffers, upper-case (unpickled) calls, counted.
 
 Law: every method is collective. The ranks of one MPI communicator call the same methods in the same
 order; nothing raises on one rank alone between two of them.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, device, dtype
 
-    from apts_mpi.contracts import Message, Timers
+    from apts_mpi.contracts import Message
     from apts_mpi.parallel.message import FlatMessage
 
 
@@ -40,16 +39,12 @@ class MpiCommunicator:
         reduction: "mpi" (MPI_Allreduce), "tree" (fixed pairwise tree: for 2^k subdomains the same bits on every 2^j
             ranks) or "auto" (MPI_Allreduce where a trial at plan() shows that it gives the bits of the tree).
         count_limit: elements in one MPI call.
-        timers: times "reduce", and "wait" if ``wait`` is set.
-        wait: put a barrier before each sum, so that waiting and sending are told apart.
     """
 
-    def __init__(
-        self, comm: MPI.Intracomm, reduction: str = "auto", count_limit: int = 2**30, timers: Timers | None = None, wait: bool = False
-    ) -> None:
+    def __init__(self, comm: MPI.Intracomm, reduction: str = "auto", count_limit: int = 2**30) -> None:
         from mpi4py import MPI
 
-        self.comm, self.timers, self.wait = comm, timers, wait
+        self.comm = comm
         self.configure(reduction, count_limit)
         self.rank, self.size, self.host = comm.Get_rank(), comm.Get_size(), MPI.Get_processor_name()
         node = comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
@@ -91,15 +86,11 @@ class MpiCommunicator:
         """Replace the message by its sum over the ranks; ``vector=False`` sends scalars and flags alone."""
         self._enter()
         flat = checked(message)
-        if self.wait:
-            with self._timed("wait"):
-                self.comm.Barrier()
-        with self._timed("reduce"):
-            cells = flat.fetch(vector)
-            if self.size > 1:
-                (flat.reduce if vector else self._small)(cells)
-                self.bytes += cells.nbytes
-            flat.settle(vector)
+        cells = flat.fetch(vector)
+        if self.size > 1:
+            (flat.reduce if vector else self._small)(cells)
+            self.bytes += cells.nbytes
+        flat.settle(vector)
         self.large, self.small = self.large + vector, self.small + (not vector)
 
     def start_sum(self, message: Message, start: int, stop: int) -> None:
@@ -107,21 +98,19 @@ class MpiCommunicator:
         self._enter()
         flat = checked_part(message, start, stop)
         if self.size > 1:
-            with self._timed("reduce"):
-                self._started.start(flat.host[start:stop])
-                self.bytes += flat.host[start:stop].nbytes
+            self._started.start(flat.host[start:stop])
+            self.bytes += flat.host[start:stop].nbytes
 
     def finish_sum(self, message: Message) -> None:
         """Sum scalars and flags too and wait for all that was started; counts as one message."""
         self._enter()
         flat = checked(message)
-        with self._timed("reduce"):
-            cells = flat.fetch(vector=False)
-            if self.size > 1:
-                self._small(cells)
-                self._started.finish()
-                self.bytes += cells.nbytes
-            flat.settle(vector=False)
+        cells = flat.fetch(vector=False)
+        if self.size > 1:
+            self._small(cells)
+            self._started.finish()
+            self.bytes += cells.nbytes
+        flat.settle(vector=False)
         self.large += 1
 
     def broadcast_(self, vector: Tensor) -> None:
@@ -188,6 +177,3 @@ class MpiCommunicator:
         """Refuse a forked child: it shares the parent's MPI connections and would corrupt them."""
         if os.getpid() != self._pid:
             raise RuntimeError(f"rank {self.rank} was forked after MPI had started; talk to other ranks from the parent process only")
-
-    def _timed(self, region: str) -> AbstractContextManager[None]:
-        return nullcontext() if self.timers is None else self.timers(region)

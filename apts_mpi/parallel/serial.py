@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, device, dtype
 
-    from apts_mpi.contracts import Message, Timers
+    from apts_mpi.contracts import Message
     from apts_mpi.parallel.message import FlatMessage
 
 
@@ -44,8 +44,7 @@ class SerialCommunicator:
     local_size = 1
     library = "none (one rank)"
 
-    def __init__(self, timers: Timers | None = None) -> None:
-        self.timers = timers
+    def __init__(self) -> None:
         self.host = platform.node()
         self.large = 0  # sums of a whole message
         self.small = 0  # sums of scalars and flags alone

@@ -324,20 +324,6 @@ def test_refusals() -> None:
         MpiCommunicator(WORLD, count_limit=0)
 
 
-def test_waiting_is_timed_apart_when_asked() -> None:
-    seen: list[str] = []
-
-    @contextmanager
-    def timers(region: str) -> Iterator[None]:
-        seen.append(region)
-        yield
-
-    for wait in (False, True):
-        comm = MpiCommunicator(WORLD, timers=timers, wait=wait)
-        comm.sum_(comm.plan(3, torch.float32, CPU, []))
-    everywhere(seen == ["reduce", "wait", "reduce"], seen)
-
-
 def test_place_on_the_node() -> None:
     comm = MpiCommunicator(WORLD)
     everywhere((comm.local_rank, comm.local_size) == (RANK, SIZE))

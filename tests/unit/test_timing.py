@@ -76,6 +76,21 @@ def test_lap_gives_the_time_since_the_last_lap_even_inside_a_region(clock: Clock
     assert list(first) == list(timing.REGIONS)
 
 
+def test_laps_are_kept_in_float32_by_region(clock: Clock) -> None:
+    timers = Timers(clock=clock)
+    timers.phase("run")
+    for seconds in (1.0, 2.0, 0.1):
+        with timers("reduce"):
+            clock.wait(seconds)
+            with timers("wait"):  # for slower ranks: not counted as sending
+                clock.wait(4)
+        timers.lap()
+    assert timers.laps("reduce").typecode == "f"
+    assert list(timers.laps("reduce")) == pytest.approx([1, 2, 0.1])
+    assert list(timers.laps("wait")) == pytest.approx([4] * 3)
+    assert list(timers.laps("io")) == [0] * 3
+
+
 def test_an_exception_leaves_the_region(clock: Clock) -> None:
     timers = Timers(clock=clock)
     with pytest.raises(KeyError), timers("test"), timers("io"):

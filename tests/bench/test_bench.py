@@ -1,0 +1,166 @@
+"""The benchmarks' arithmetic against known answers, and their documents; what they measure is not judged here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "train"))
+from train_cases import shards
+
+from apts_mpi import bench_cli
+from apts_mpi.__main__ import main
+from apts_mpi.bench import io, measure, reduce, report
+from apts_mpi.network import Network
+from apts_mpi.parallel.serial import SerialCommunicator
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8, 1000])
+@pytest.mark.parametrize(("latency", "bandwidth"), [(50e-6, 1.25e9), (1e-6, 25e9), (1e-3, 0.125e9)])
+def test_the_fit_finds_the_network_that_made_the_points(ranks: int, latency: float, bandwidth: float) -> None:
+    network = Network(latency, bandwidth, ranks)
+    found = reduce.fit([(nbytes, network.seconds(nbytes)) for nbytes in reduce.sizes(2**24)], ranks)
+    assert found["latency_s"] == pytest.approx(latency, rel=1e-6)
+    assert found["bandwidth_bytes_per_s"] == pytest.approx(bandwidth, rel=1e-6)
+    assert found["error_max"] < 1e-6
+
+
+def test_the_fit_is_never_negative_and_says_how_far_it_is_off() -> None:
+    falling = reduce.fit([(16, 2e-5), (1024, 1.5e-5), (4096, 1e-5)], 2)
+    assert falling["latency_s"] > 0 and falling["bandwidth_bytes_per_s"] == 0
+    assert 0.1 < falling["error_max"] < 1
+    steep = reduce.fit([(16, 1e-9), (1024, 1e-6), (4096, 1e-5)], 2)
+    assert steep["latency_s"] >= 0 and steep["bandwidth_bytes_per_s"] > 0
+
+
+def test_sizes() -> None:
+    assert reduce.sizes(1024) == [16, 64, 256, 1024]
+    assert reduce.sizes(1001) == [16, 64, 256, 1000]
+    with pytest.raises(ValueError, match="max-bytes must be at least 16"):
+        reduce.sizes(8)
+
+
+def test_statistics() -> None:
+    found = measure.compared([2.0] * 20, [1.0] * 10 + [4.0] * 10)
+    assert found["ratio"]["median"] == 1.25 and found["repeats"] == 20
+    assert found["ours_s"]["interval_95"] == [2.0, 2.0]
+    draws = np.random.default_rng(1).normal(10, 1, 200).tolist()
+    low, high = measure.interval(draws)
+    assert low < np.median(draws) < high < low + 0.6
+    with pytest.raises(ValueError, match="at least 15, got 14"):
+        measure.Plan(14)
+
+
+def test_pairs_alternate_and_the_first_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(measure, "clock", lambda comm, work, calls: work() or float(len(order)))
+    found = measure.in_turn(SerialCommunicator(), lambda: order.append("ours"), lambda: order.append("base"), measure.Plan(16, 2))
+    assert order == ["base", "ours", "ours", "base"] * 9
+    assert found["repeats"] == 16
+
+
+def test_which_arguments_are_settings() -> None:
+    words = "bench step --samples 5 --local.iters 3 --method=sgd --data.limit=4 --repeats 15 --preset sweep"
+    own, given = bench_cli.split_settings(words.split())
+    assert own == ["bench", "step", "--samples", "5", "--repeats", "15"]
+    assert given == ["--local.iters", "3", "--method=sgd", "--data.limit=4", "--preset", "sweep"]
+
+
+def document(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
+    out = folder / "out.json"
+    monkeypatch.chdir(folder)
+    assert main(["bench", *words, "--repeats", "15", "--out", str(out)]) == 0
+    found: dict[str, Any] = json.loads(out.read_text())
+    head = [found[key] for key in ("format", "bench", "ranks", "repeats", "warm_up_pairs")]
+    assert head == ["apts-mpi bench", words[0], 1, 15, 3]
+    assert found["oversubscribed"] is False and found["provenance"]["versions"]["torch"]
+    for key in ("ours_s", "base_s", "ratio"):
+        low, high = found[key]["interval_95"]
+        assert 0 < low <= found[key]["median"] <= high
+    return found
+
+
+@pytest.mark.parametrize("method", ["apts", "sgd", "local-sgd", "trust-region"])
+def test_a_step_and_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    words = ["--samples", "40", "--model.widths", "4", "--local.iters", "2", "--method", method, "--baseline.period", "2"]
+    found = document(tmp_path, monkeypatch, "step", *words)
+    assert found["n_params"] == 784 * 4 + 4 + 4 * 10 + 10 and found["samples_per_rank"] == 40
+    assert found["emulated_network"] == "" and f'method = "{method}"' in found["settings"]
+    assert found["evaluations_per_iteration"] >= 1 and found["reductions_per_iteration"] >= 1
+
+
+def test_a_step_on_an_emulated_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["--samples", "40", "--model.widths", "4", "--method", "sgd"]
+    found = document(tmp_path, monkeypatch, "step", *small, "--comm.emulate_latency", "2e-3", "--comm.emulate_ranks", "2")
+    assert found["emulated_network"].startswith("emulated network: 2000 us")
+    assert found["ours_s"]["median"] > 2e-3
+
+
+def test_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = shards(tmp_path)
+    for words, cache in (((), "warm"), (("--cold",), "cold")):
+        found = document(tmp_path, monkeypatch, "io", str(path), *words)
+        assert found["cache"] == cache and found["samples"] == 120
+        assert found["bytes"] == sum(file.stat().st_size for file in path.glob("train-*.h5"))
+
+
+def test_ranks_share_the_bytes_of_the_files(tmp_path: Path) -> None:
+    for name, size in (("a", 1000), ("b", 2000), ("c", 30)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    held = [("a", 10), ("b", 20), ("c", 3)]
+    found = [io.parts(tmp_path, held, mine) for mine in (range(0, 11), range(11, 22), range(22, 33))]
+    assert [[(path.name, lo, hi) for path, lo, hi in parts] for parts in found] == [
+        [("a", 0, 1000), ("b", 0, 100)], [("b", 100, 1200)], [("b", 1200, 2000), ("c", 0, 30)]
+    ]  # fmt: skip
+    assert [io.read_plain(parts) for parts in found] == [1100, 1100, 830]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["reduce"], "at least 2 ranks"),
+        (["step", "--repeats", "3"], "at least 15"),
+        (["step", "--threads", "4096"], "4096 threads on the"),
+        (["step", "--local.iter", "3"], "did you mean"),
+        (["reduce", "--local.iters", "3"], "unrecognized arguments"),
+        (["io", "nowhere"], "nowhere"),
+    ],
+)
+def test_refused(words: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *words]) == 2
+    assert text in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+class Crowd(SerialCommunicator):
+    """Ranks on two hosts, with the cores that each may use."""
+
+    def __init__(self, *places: tuple[str, list[int]]) -> None:
+        super().__init__()
+        self.places = places
+
+    def gather_text(self, text: str) -> list[str]:
+        return [json.dumps(place) for place in self.places]
+
+
+def test_cores_are_counted_host_by_host() -> None:
+    bound = Crowd(("a", [0]), ("a", [1]), ("b", [0]), ("b", [1]))
+    assert not report.oversubscribed(bound, 1, allowed=False)
+    with pytest.raises(ValueError, match="2 ranks of 2 threads on the 2 cores of a"):
+        report.oversubscribed(bound, 2, allowed=False)
+    assert report.oversubscribed(bound, 2, allowed=True)
+    assert not report.oversubscribed(Crowd(("a", [0, 1]), ("a", [0, 1])), 1, allowed=False)
+    with pytest.raises(ValueError, match="3 ranks"):
+        report.oversubscribed(Crowd(*[("a", [0, 1])] * 3), 1, allowed=False)
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shards(tmp_path)
+    assert main(["bench", "io", str(path), "--repeats", "15", "--out", str(tmp_path / "none" / "x.json")]) == 4
+    assert "cannot write" in capsys.readouterr().err
