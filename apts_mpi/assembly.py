@@ -22,7 +22,7 @@ from apts_mpi.contracts import Communicator
 from apts_mpi.partition import block, check_counts
 from apts_mpi.problem import flops
 from apts_mpi.problem.flat import FlatModel, random_layers
-from apts_mpi.problem.losses import Loss, resolve_loss
+from apts_mpi.problem.losses import Loss, is_classification, resolve_loss
 from apts_mpi.problem.objective import DataObjective, Evaluator, needed_ranges, plan
 from apts_mpi.problem.samples import Samples
 from apts_mpi.problem.scoring import score
@@ -131,16 +131,16 @@ def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm:
     resolved = resolve_loss(loss)
     objective = DataObjective(Evaluator(flat, resolved, resident), orders, mine, orders[0].batches)
     test = None
-    if data.test is not None and data.test.samples >= comm.size:
+    if data.test is not None:
         test = _resident(data, data.test, [block(data.test.samples, comm.size, comm.rank)], dtype, device)
     return Problem(flat, objective, resolved, test, flat.initial(), data, samples, subdomains)
 
 
 def _resident(data: Data, source: Source, ranges: Sequence[range], dtype: torch.dtype, device: torch.device) -> Samples:
     """The samples of some ranges, read one after the other and kept in stored form."""
-    parts = [source.read(part.start, part.stop) for part in ranges if len(part)]
+    kept = [part for part in ranges if len(part)] or [range(0)]  # a small test set may leave a rank without samples
+    parts = [source.read(part.start, part.stop) for part in kept]
     inputs, targets = (torch.cat([_tensor(part[i]) for part in parts]) for i in (0, 1))
-    kept = [part for part in ranges if len(part)]
     return Samples(kept, inputs, targets, dtype=dtype, device=device, scale=data.scale, shift=data.shift, tokens=data.tokens)
 
 
@@ -152,9 +152,12 @@ def check_model(problem: Problem) -> None:
     """Try the model at its first parameters on a few of this rank's samples; ValueError says what is wrong with it.
 
     The loss must be finite, and the same when evaluated twice: a random model is no function of its parameters.
-    Not collective.
+    Labels must be outputs of the model. Not collective.
     """
     flat, few = problem.flat, problem.objective.samples.few(TRIED)
+    for held, split in ((problem.objective.samples, "training"), (problem.test, "test")):
+        if held is not None and is_classification(held.targets):
+            _check_labels(flat, held, split)
     first, second = (score(flat, problem.loss, few, problem.theta)[0] for _ in range(2))
     if abs(first - second) > 1e-6 * abs(first):
         named = random_layers(flat.module)
@@ -167,6 +170,20 @@ def check_model(problem: Problem) -> None:
         raise ValueError(f"parameter {name} holds nan or inf at the start")
     if not math.isfinite(first):
         raise ValueError(f"the loss of the first samples is {first} at the start: are all inputs finite?")
+
+
+def _check_labels(flat: FlatModel, held: Samples, name: str) -> None:
+    """ValueError names the first sample whose label is no output of the model, if the model gives a score per class."""
+    with torch.no_grad():
+        outputs = flat.module(held.few(1).take(slice(0, 1))[0])
+    classes = outputs.shape[-1]
+    if outputs.ndim != held.targets.ndim + 1 or classes < 2:
+        return
+    bad = ((held.targets < 0) | (held.targets >= classes)).flatten(1 if held.targets.ndim > 1 else 0)
+    rows = (bad.any(1) if bad.ndim > 1 else bad).nonzero().flatten()
+    if len(rows):
+        row = int(rows[0])
+        raise ValueError(f"{name} sample {held.number(row)} has label {held.targets[row].tolist()}, the model has classes 0..{classes - 1}")
 
 
 def measure(problem: Problem, peak: bool) -> Arithmetic:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from apts_mpi import assembly, settings, timing
 from apts_mpi.assembly import Data
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config, DataConfig, preset
 from apts_mpi.contracts import Communicator
 from apts_mpi.loop import Loop, Result
 from apts_mpi.network import emulated
@@ -47,6 +47,9 @@ def train(
         config = preset(keys.pop("preset", "default"), **keys)
     elif keys:
         raise ValueError(f"give either config or single keys, got both ({', '.join(keys)})")
+    plain = DataConfig(batch=config.data.batch, overlap=config.data.overlap)
+    if config.data != plain:
+        raise ValueError("data.path, data.limit and data.normalize are for data sets on disk: tensors are taken as they are")
     from apts_mpi.parallel import launch
 
     def run(comm: Communicator) -> Result:

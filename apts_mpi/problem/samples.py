@@ -41,6 +41,14 @@ class Samples:
             scale=self.scale, shift=self.shift, tokens=self.tokens,
         )  # fmt: skip
 
+    def number(self, row: int) -> int:
+        """The number in its data set of the sample in ``row``."""
+        for block in self.ranges:
+            if row < len(block):
+                return block.start + row
+            row -= len(block)
+        raise IndexError(f"row {row} is beyond the samples held")
+
     def rows(self, indices: Rows) -> Tensor:
         """Row numbers, on the device, of samples given by their numbers in the training set."""
         rows = np.full(len(indices), -1, dtype=np.int64)

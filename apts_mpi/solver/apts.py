@@ -175,8 +175,9 @@ class APTS:
         if all(v.converged for v in verdicts):
             return Status.CONVERGED
         smallest = self._config.trust_region.radius_min
-        at_bound = self.radius <= smallest and (global_verdict is None or self.global_radius <= smallest)
-        return Status.RADIUS if at_bound else Status.RUNNING
+        radii = [self.radius, self.global_radius][: len(verdicts)]
+        stuck = all(v.converged or radius <= smallest for v, radius in zip(verdicts, radii, strict=True))
+        return Status.RADIUS if stuck else Status.RUNNING
 
     def _stay(self, epoch: int, start: Point, before: tuple[int, int, int]) -> StepInfo:
         """The record of an iteration that made no step."""

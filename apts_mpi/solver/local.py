@@ -133,4 +133,6 @@ class LocalTrustRegion:
             radius = next_radius(min(radius, ball), verdict, step.hits_boundary, self._trust_region, smallest, ball)
         if self._config.carry:
             self._radii[start.index] = radius
+        if verdict.converged:  # the radius may be too small to see a decrease: do not stay there
+            self._radii.pop(start.index, None)
         return LocalResult(first - loss, moved, iters, accepted, converged=int(verdict.converged and accepted == 0))

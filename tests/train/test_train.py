@@ -337,3 +337,18 @@ def test_the_callers_tensors_stay_as_they_are() -> None:
     kept = copy.deepcopy((x, y))
     train_here(network(), x, y, config=settings(data={"batch": 60}, stop={"epochs": 1}))
     assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_label_out_of_range_names_the_sample(label: int) -> None:
+    """fault 29, for tensors: before the first iteration, with the sample's number."""
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 4), torch.arange(200) % 3
+    y[150] = label
+    with pytest.raises(RuntimeError, match=f"training sample 150 has label {label}, the model has classes 0..2"):
+        train(nn.Linear(4, 3), x, y, stop={"epochs": 1}, run={"monitor": "none"})
+
+
+def test_settings_of_data_on_disk_are_refused_for_tensors() -> None:
+    with pytest.raises(ValueError, match=r"data\.limit"):
+        train(nn.Linear(4, 3), torch.randn(9, 4), torch.arange(9) % 3, data={"limit": 5})
