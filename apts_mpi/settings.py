@@ -3,7 +3,7 @@
 defaults < preset < TOML file < ``APTS_*`` environment < command line. The preset is looked for in all layers first, highest
 wins; its values then sit just above the defaults, so an explicit key of any layer beats it. A key is written ``[local] iters = 7``
 in a file, ``APTS_LOCAL__ITERS=7`` in the environment and ``--local.iters 7`` on the command line.
-Why not jsonargparse: it loses which layer a value came from, lets unknown variables pass in silence and takes 80 ms.
+jsonargparse would lose which layer a value came from, let unknown variables pass in silence and take 80 ms.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _from_text(kind: Any, text: str) -> Any:
 def _has_kind(kind: Any, value: Any) -> bool:
     """Whether a TOML value has the type of a key; nan, integers above 64 bits and text that is not UTF-8 have none."""
     if get_origin(kind) is tuple:
-        return isinstance(value, list) and all(_has_kind(int, item) for item in value)
+        return isinstance(value, list | tuple) and all(_has_kind(int, item) for item in value)
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if type(value) is int:
@@ -152,8 +152,12 @@ def from_file(path: str | Path) -> Layer:
     try:
         tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"{source}: cannot be read: {reason}") from None
+        raise SettingsError(f"{source}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
+    return from_tree(tree, source)
+
+
+def from_tree(tree: Mapping[str, Any], source: str) -> Layer:
+    """The layer of nested dicts: a file's tables, or keywords such as ``stop={"epochs": 4}``."""
     layer: Layer = {}
     for top, table in tree.items():
         inside = isinstance(table, dict) and (table or top in sections())
@@ -203,11 +207,7 @@ def _build(merged: Layer) -> Config:
 
 def values(config: Config) -> dict[str, Any]:
     """Every value by its dotted key, checked against the key's type."""
-    found = {}
-    for name, key in keys().items():
-        value: Any = reduce(getattr, name.split("."), config)
-        found[name] = _typed(key, list(value) if isinstance(value, tuple) else value, "config")
-    return found
+    return {name: _typed(key, reduce(getattr, name.split("."), cast("Any", config)), "config") for name, key in keys().items()}
 
 
 def to_json(config: Config) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from apts_mpi import assembly, settings, timing
 from apts_mpi.assembly import Data
-from apts_mpi.config import Config, DataConfig, preset
+from apts_mpi.config import PRESETS, Config, DataConfig
 from apts_mpi.contracts import Communicator
 from apts_mpi.loop import Loop, Result
 from apts_mpi.network import emulated
@@ -29,7 +29,7 @@ __all__ = ["Result", "run_training", "train"]
 
 
 def train(
-    model: nn.Module, inputs: Tensor, targets: Tensor, *, loss: str | Loss = "cross_entropy", test: tuple[Tensor, Tensor] | None = None,
+    model: nn.Module, inputs: Tensor, targets: Tensor, /, *, loss: str | Loss = "cross_entropy", test: tuple[Tensor, Tensor] | None = None,
     config: Config | None = None, comm: Communicator | None = None, **keys: Any,
 ) -> Result:  # fmt: skip
     """Train ``model`` in place on tensors in memory; every rank calls with the same arguments.
@@ -44,9 +44,10 @@ def train(
     Nothing is written to disk unless ``run.dir`` is set. Raises ValueError for wrong settings or data.
     """
     if config is None:
-        config = preset(keys.pop("preset", "default"), **keys)
+        config = settings.resolve(settings.from_tree(keys, "train()")).config
     elif keys:
         raise ValueError(f"give either config or single keys, got both ({', '.join(keys)})")
+    _check_label(config)
     plain = DataConfig(batch=config.data.batch, overlap=config.data.overlap)
     if config.data != plain:
         raise ValueError("data.path, data.limit and data.normalize are for data sets on disk: tensors are taken as they are")
@@ -64,6 +65,14 @@ def train(
     result = run(own)
     launch.release(own)
     return result
+
+
+def _check_label(config: Config) -> None:
+    """ValueError if ``config`` bears the name of a preset and has none of its values: ``Config(preset=...)`` sets the name alone."""
+    found, defaults = settings.values(config), settings.values(Config())
+    special = {f"{section}.{name}": value for section, part in PRESETS[config.preset].items() for name, value in part.items()}
+    if special and all(found[name] == defaults[name] for name in special):
+        raise ValueError(f"config is named preset {config.preset}, but has the default's values; make it with preset({config.preset!r})")
 
 
 def run_training(config: Config, comm: Communicator) -> Result:
@@ -100,7 +109,9 @@ def _run(
     comm = instrumented(comm, config, timers)
     data = together(comm, load)
     problem = together(comm, lambda: assembly.build(data, make(data), loss, config, comm, device))
-    handshake(comm, {"layout of the parameters": problem.flat.layout, "data": data.fingerprint})
+    # Each rank computes the global step for itself: with other arithmetic it would end elsewhere.
+    arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
+    handshake(comm, {"layout of the parameters": problem.flat.layout, "data": data.fingerprint, "arithmetic": arithmetic})
     comm.broadcast_(problem.theta)
     timers.phase(timing.WARM_UP)
     together(comm, lambda: assembly.check_model(problem))

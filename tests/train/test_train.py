@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,13 +33,14 @@ def train_here(module: nn.Module, x: Tensor, y: Tensor, **keys: object) -> Resul
     return train(module, x, y, comm=SerialCommunicator(), **keys)
 
 
-def test_ten_lines_of_library_use(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ten_lines_of_library_use(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a notebook: nothing but the public names, no communicator, nothing on disk."""
+    monkeypatch.chdir(tmp_path)
     x, y = task()
     model = nn.Sequential(nn.Linear(INPUTS, 16), nn.ReLU(), nn.Linear(16, CLASSES))
     result = train(model, x, y, loss=nn.CrossEntropyLoss(), test=task(100, seed=5), preset="sweep", stop={"epochs": 10})
     assert result.accuracy > 80
-    assert result.status is Status.EPOCHS and result.directory == "" and not Path("runs").exists()
+    assert result.status is Status.EPOCHS and result.directory == "" and not list(tmp_path.iterdir())
     assert "test accuracy" in "".join(capsys.readouterr())
 
 
@@ -155,8 +157,27 @@ def test_lengths_that_do_not_fit(inputs: int, targets: int, test: tuple[int, int
 
 
 def test_wrong_preset_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="preset must be one of default, paper, sweep, got 'sweeep'"):
+    with pytest.raises(ValueError, match="preset expects {default,paper,sweep}, got 'sweeep'; did you mean sweep"):
         train(network(), *task(), preset="sweeep")
+
+
+@pytest.mark.parametrize(("keys", "words"), [
+    ({"stop": {"iteration": 1}}, "unknown key stop.iteration; did you mean stop.iterations?"),
+    ({"stopp": {"epochs": 1}}, "unknown key stopp.epochs; did you mean stop.epochs?"),
+    ({"stop": {"iterations": "1"}}, "stop.iterations expects INT, got '1'"),
+    ({"stop": 3}, "stop is a section; give one of its keys"),
+    ({"config": Config(preset="sweep")}, "config is named preset sweep, but has the default's values; make it with preset('sweep')"),
+])  # fmt: skip
+def test_wrong_library_settings(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        train(network(), *task(), **keys)
+
+
+def test_sections_named_like_arguments() -> None:
+    """The section model beside the argument model; a tuple where a file has a list."""
+    run = {"monitor": "none", "device": "cpu"}
+    result = train(network(), *task(), model={"dtype": "float64", "widths": (3,)}, stop={"iterations": 1}, run=run)
+    assert result.theta.dtype == torch.float64
 
 
 def test_config_and_keys_together_are_refused() -> None:
