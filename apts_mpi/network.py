@@ -32,10 +32,14 @@ class Network:
     bandwidth: float  # 1 / beta, bytes/s; 0: bytes cost nothing
     ranks: int
 
+    def parts(self, nbytes: int) -> tuple[float, float]:
+        """Seconds of one sum of a buffer: in latencies, and in bytes on the wire."""
+        per_byte = 1 / self.bandwidth if self.bandwidth else 0.0
+        return min(((messages * self.latency, lengths * nbytes * per_byte) for messages, lengths in terms(self.ranks)), key=sum)
+
     def seconds(self, nbytes: int) -> float:
         """The time of one sum of a buffer."""
-        per_byte = 1 / self.bandwidth if self.bandwidth else 0.0
-        return min(messages * self.latency + lengths * nbytes * per_byte for messages, lengths in terms(self.ranks))
+        return sum(self.parts(nbytes))
 
     def __str__(self) -> str:
         rate = f"{self.bandwidth / 1e9:.4g} GB/s" if self.bandwidth else "any bandwidth"

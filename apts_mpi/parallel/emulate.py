@@ -1,8 +1,9 @@
 """Sums as slow as on another network: the real sum, then the time that the stated model of ``network`` adds.
 
-Blocking: the delay starts when the real sum is over, so the real time counts too. Overlapped: the parts of
-a message go over one wire, one after the other, each from the moment it is started; ``finish_sum`` returns
-when the last has arrived and the real sum is over, so what is computed meanwhile is really hidden. Numbers,
+Blocking: the delay starts when the real sum is over, so the real time counts too. Overlapped: the bytes of
+all parts share one wire, in turn, each part from the moment it is started; latencies run side by side (as in
+LogGP). ``finish_sum`` returns when the last has arrived and the real sum is over, so what is computed meanwhile
+is really hidden, and cutting a message into parts costs what it would: no latency more in a row. Numbers,
 counts and bytes stay those of the real communicator, bit for bit. Broadcasts, gathers and barriers, which
 the training loop does not use between evaluations of the test set, are not delayed.
 """
@@ -36,7 +37,7 @@ class EmulatedCommunicator(WrappedCommunicator):
         super().__init__(inner)
         self.network = network
         self._clock, self._rest = clock, rest
-        self._arrived = clock()  # when all that was sent so far has arrived, ns
+        self._free = self._arrived = clock()  # when the wire is free, and when all that was sent has arrived, ns
 
     def sum_(self, message: Message, vector: bool = True) -> None:
         """The sum, then its delay."""
@@ -46,7 +47,7 @@ class EmulatedCommunicator(WrappedCommunicator):
         self._receive()
 
     def start_sum(self, message: Message, start: int, stop: int) -> None:
-        """Begin to sum a part; its delay begins now, or when the wire is free."""
+        """Begin to sum a part; its bytes leave now, or when the wire is free."""
         self._send(checked(message).host[start:stop].nbytes)
         self.inner.start_sum(message, start, stop)
 
@@ -58,7 +59,9 @@ class EmulatedCommunicator(WrappedCommunicator):
         self._receive()
 
     def _send(self, nbytes: int) -> None:
-        self._arrived = max(self._arrived, self._clock()) + round(1e9 * self.network.seconds(nbytes))
+        latency, on_wire = self.network.parts(nbytes)
+        self._free = max(self._free, self._clock()) + round(1e9 * on_wire)
+        self._arrived = max(self._arrived, self._free + round(1e9 * latency))
 
     def _receive(self) -> None:
         wait_until(self._arrived, self._clock, self._rest)
