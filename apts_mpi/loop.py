@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -141,6 +142,8 @@ class Loop:
         from apts_mpi.parallel.handshake import together
 
         seconds = self._timers.elapsed()
+        # No success is recorded for ranks that have drifted apart.
+        self._comm.agree("the final theta", sha256(self._problem.theta.cpu().numpy().tobytes()).hexdigest())
         rows = self._comm.gather(self._timers.row())
         last, theta = self._steps[-1], self._problem.theta
         path = self._comm.share(str(self._directory.path) if self._directory else "")

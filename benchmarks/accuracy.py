@@ -23,7 +23,7 @@ from apts_mpi.rundir import read_run
 
 @dataclass(frozen=True)
 class Case:
-    """One run and the accuracies it must show: {outer iterations: per cent}; a bar of nan is for information."""
+    """One run and the accuracies it must show: {outer iterations: per cent}."""
 
     name: str
     data: str
@@ -34,6 +34,8 @@ class Case:
 
 
 MINIBATCH = "--data.batch 10000 --data.overlap 0.05"
+SUM = "--solver.combine sum --solver.radius shared --local.iters 5 --trust_region.eta1 0.25"
+NOISE = 0.5  # points: what another order of the data changes in an early figure of one seed
 CASES = (
     Case("mnist default N=2", "mnist", 2, f"{MINIBATCH} --stop.epochs 12", {48: 97.5, 72: 97.9}),
     Case("mnist default N=16", "mnist", 16, f"{MINIBATCH} --stop.epochs 8", {48: 97.1}),
@@ -43,8 +45,8 @@ CASES = (
     Case("mnist full batch sweep N=4", "mnist", 4, "--preset sweep --stop.epochs 15", {15: 98.0}, 46),
     Case("cifar10 default N=2", "cifar10", 2, f"{MINIBATCH} --stop.epochs 10", {50: 52.0}),
     Case("cifar10 sweep N=2", "cifar10", 2, f"--preset sweep {MINIBATCH} --stop.epochs 5", {25: 54.0}),
-    Case("mnist paper N=2", "mnist", 2, f"--preset paper {MINIBATCH} --stop.epochs 8", {48: float("nan")}),
-    Case("mnist paper N=8", "mnist", 8, f"--preset paper {MINIBATCH} --stop.epochs 8", {48: float("nan")}),
+    Case("mnist sum N=2", "mnist", 2, f"{SUM} {MINIBATCH} --stop.epochs 8", {48: 92.9 - NOISE}),
+    Case("mnist sum N=8", "mnist", 8, f"{SUM} {MINIBATCH} --stop.epochs 8", {48: 91.2 - NOISE}),
 )
 PROVENANCE = ("git_commit", "source_sha256", "versions", "mpi_library", "data_fingerprint", "seed", "ranks", "started_utc")
 NETWORK = {"mnist": "paper-mnist", "cifar10": "paper-cifar10"}
@@ -69,21 +71,20 @@ def run(case: Case, folder: Path, data: str, ranks: int) -> list[dict[str, objec
         at = slice(0, iterations)
         row = {
             "case": case.name, "options": case.options, "iterations": iterations,
-            "accuracy": round(float(columns["accuracy"][iterations - 1]), 2), "bar": None if bar != bar else bar,
+            "accuracy": round(float(columns["accuracy"][iterations - 1]), 2), "bar": bar,
             "loss": float(columns["loss_new"][iterations - 1]), "reductions": int(columns["reductions"][at].sum()),
             "evaluations": round(float(columns["passes"][iterations - 1]), 1),
             "largest_step_over_radius": float((columns["step_norm"] / columns["radius"]).max()),
             "seconds": round(float(columns["time"][iterations - 1]), 1), "theta_sha256": completion.theta_sha256,
         }  # fmt: skip
-        row["met"] = bool(bar != bar or (row["accuracy"] >= bar and (not case.reductions or row["reductions"] <= case.reductions)))
+        row["met"] = bool(row["accuracy"] >= bar and (not case.reductions or row["reductions"] <= case.reductions))
         row["provenance"] = {key: found.provenance[key] for key in PROVENANCE}
         rows.append(row)
     return rows
 
 
 def line(row: dict[str, object]) -> str:
-    bar = "-" if row["bar"] is None else f">= {row['bar']}"
-    cells = (row["case"], row["iterations"], row["evaluations"], row["reductions"], row["accuracy"], bar, "yes" if row["met"] else "NO")
+    cells = (row["case"], row["iterations"], row["evaluations"], row["reductions"], row["accuracy"], f">= {row['bar']:.1f}", "yes" if row["met"] else "NO")
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

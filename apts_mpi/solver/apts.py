@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ class APTS:
         self._local = build_local(config, theta, timers)
         self._model = build_model(config.global_step.solver, config.global_step.memory, config.local.gamma, theta)
         self._exchange = Exchange(theta, objective, comm, timers, stop_wanted)
-        self._loss = SharedLoss(objective, self._exchange, timers, getattr(self._local, "chunk_count", None))
+        self._loss = SharedLoss(objective, self._exchange, timers, self._local.chunk_count)
         self._steps = [torch.zeros_like(theta) for _ in objective.subdomains]
         self._step, self._trial = torch.zeros_like(theta), torch.zeros_like(theta)
         self.radius = self.global_radius = config.trust_region.radius_init
@@ -57,7 +56,7 @@ class APTS:
         loss, grad_norm = start.loss, math.sqrt(start.grad_square)
         radius = self.radius
         local, predicted = self._local_steps(start)
-        verdict, step_norm = self._try_sum(predicted, local.length >= REACHED * radius, local.converged == self._subdomains)
+        verdict, step_norm = self._try_sum(local, predicted)
         global_verdict, global_radius = self._global_step()
         self._known = self._objective.batches == 1
         self._k += 1
@@ -88,7 +87,10 @@ class APTS:
         subdomains, results = self._objective.subdomains, []
         with self._timers(timing.LOCAL_SOLVE):
             for i, subdomain in enumerate(subdomains):
-                begin = LocalStart(i, subdomain, self.theta, start.grad, start.values[i], start.shares[i], start.chunks[i], ball, smallest)
+                begin = LocalStart(
+                    index=i, subdomain=subdomain, theta=self.theta, grad=start.grad, share_value=start.values[i],
+                    share_grad=start.shares[i], chunks=start.chunks[i], ball=ball, radius_min=smallest,
+                )  # fmt: skip
                 results.append(self._local.solve(begin, self._steps[i]))
                 if mean:
                     self._steps[i].mul_(subdomain.weight)
@@ -104,14 +106,15 @@ class APTS:
         counts = (round(get(name)) for name in ("local_iters", "local_accepted", "local_converged"))
         return LocalResult(get("decrease"), get("length"), *counts), predicted
 
-    def _try_sum(self, predicted: float, reached: bool, converged: bool) -> tuple[Verdict, float]:
-        """D: rho of (6) for the summed step; theta and the radius move by (7). ``converged``: no subdomain had a step to make."""
-        wants_gradient = self._model is not None or self._objective.batches == 1
-        torch.add(self.theta, self._step, out=self._trial)
-        verdict = self._judge_trial(predicted, wants_gradient)
-        verdict = replace(verdict, converged=verdict.converged or converged)
+    def _try_sum(self, local: LocalResult, predicted: float) -> tuple[Verdict, float]:
+        """D: rho of (6) for the summed step; theta and the radius move by (7)."""
+        if local.length == 0:  # no subdomain moved: f at theta_k is known
+            verdict = Verdict(math.nan, accepted=False, converged=local.converged == self._subdomains, nonfinite=False)
+        else:
+            torch.add(self.theta, self._step, out=self._trial)
+            verdict = self._judge_trial(predicted, gradient=self._model is not None or self._objective.batches == 1)
         shared = self._config.solver.radius == "shared"
-        self.radius = self._next_radius(self.radius, verdict, reached or shared)
+        self.radius = self._next_radius(self.radius, verdict, shared or local.length >= REACHED * self.radius)
         if shared:
             self.global_radius = self.radius
         return verdict, norm(self._step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,9 @@ from apts_mpi.contracts import Subdomain, Timers
 from apts_mpi.solver.model import Model
 from apts_mpi.solver.trust_region import judge, next_radius
 from apts_mpi.solver.vectors import dot, norm
+
+
+NEAR = 1e-3  # relative distance at which a length has reached its bound
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class LocalSolver(Protocol):
     """Moves one subdomain, without communication."""
 
     predicts: bool  # does ``decrease`` serve as the subdomain's term in the denominator of (6)?
+
+    @property
+    def chunk_count(self) -> Callable[[Subdomain], int] | None:
+        """How many chunks of a subdomain keep their gradients; None: none do."""
 
     def solve(self, start: LocalStart, out: Tensor) -> LocalResult:
         """The local step s_i into ``out`` (n,), ||s_i|| <= ball."""
@@ -91,6 +99,7 @@ class LocalTrustRegion:
     """
 
     predicts = True
+    chunk_count: Callable[[Subdomain], int] | None = None
 
     def __init__(
         self, model: Model, config: LocalConfig, trust_region: TrustRegionConfig, consistent: bool, like: Tensor, timers: Timers
@@ -113,9 +122,10 @@ class LocalTrustRegion:
         with self._timers(timing.MODEL):
             model.reset()
             model.begin(grad)
-        while iters < self._config.iters and moved < ball * (1 - 1e-3):
+        while iters < self._config.iters and moved < ball * (1 - NEAR):
             with self._timers(timing.MODEL):
-                step = model.propose_(grad, min(radius, ball - moved))
+                bound = min(radius, ball - moved)
+                step = model.propose_(grad, bound)
                 torch.add(point, step.vector, out=self._trial)
             iters += 1
             loss_new = self._loss.evaluate(self._trial, grad_new)
@@ -130,7 +140,9 @@ class LocalTrustRegion:
                     moved, accepted = norm(out), accepted + 1
             if verdict.converged or not step.finite:
                 break
-            radius = next_radius(min(radius, ball), verdict, step.hits_boundary, self._trust_region, smallest, ball)
+            # A rejected bound shrinks, whatever set it; only a radius that was the bound has earned to grow.
+            earned = step.hits_boundary and bound >= radius * (1 - NEAR)
+            radius = next_radius(radius if verdict.accepted else bound, verdict, earned, self._trust_region, smallest, ball)
         if self._config.carry:
             self._radii[start.index] = radius
         if verdict.converged:  # the radius may be too small to see a decrease: do not stay there

@@ -359,3 +359,14 @@ def test_one_run_directory_for_all_ranks(folder: Path) -> None:
     everywhere(stored.completion is not None and (stored.completion.ranks, stored.completion.subdomains) == (SIZE, 4))
     everywhere(len(stored.provenance["hosts"]) == SIZE and stored.columns["loss"].tolist() == [info.loss for info in result.steps])
     everywhere(json.loads((folder / "run" / "completion.json").read_text())["bytes"] == WORLD.bcast(stored.completion.bytes))
+
+
+def test_ranks_with_other_arithmetic_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank computes the global step for itself, so threads and instruction set must be the same."""
+    x, y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: f"AVX{RANK}")
+    if SIZE == 1:
+        train(nn.Linear(3, 2), x, y, comm=MpiCommunicator(WORLD), stop={"epochs": 1}, run={"monitor": "none"})
+        return
+    with refused_everywhere(HandshakeError, "arithmetic differs between the ranks"):
+        train(nn.Linear(3, 2), x, y, comm=MpiCommunicator(WORLD), stop={"epochs": 1}, run={"monitor": "none"})

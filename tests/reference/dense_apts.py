@@ -80,9 +80,8 @@ class DenseAPTS:
         assert np.linalg.norm(step) <= self.radius * (1 + 1e-6)
         if self.c.local.solver == "sweep":
             predicted = -0.5 * grad @ step
-        new, _ = self.f(self.theta + step, cut)
         shared = self.c.solver.radius == "shared"
-        accepted, rho = self._judge(loss - new, predicted)
+        accepted, rho = self._judge(loss - self.f(self.theta + step, cut)[0], predicted) if length else (False, np.nan)
         self.radius = self._next(self.radius, accepted, rho, shared or length >= 0.8 * self.radius)
         self.rhos.append(rho)
         if accepted:
@@ -132,8 +131,8 @@ class DenseAPTS:
                 s, value, g = s + d, new, new_g
             rule = self.c.trust_region
             if not accepted:
-                radius = max(radius * rule.shrink, smallest)
-            elif rho > rule.eta2 and hits:
+                radius = max(limit * rule.shrink, smallest)
+            elif rho > rule.eta2 and hits and limit >= radius * (1 - 1e-3):
                 radius = min(radius * rule.grow, ball)
         if c.carry:
             self.local_radii[i] = radius
