@@ -84,7 +84,8 @@ def run(case: Case, folder: Path, data: str, ranks: int) -> list[dict[str, objec
 
 
 def line(row: dict[str, object]) -> str:
-    cells = (row["case"], row["iterations"], row["evaluations"], row["reductions"], row["accuracy"], f">= {row['bar']:.1f}", "yes" if row["met"] else "NO")
+    verdict = "yes" if row["met"] else "NO"
+    cells = (row["case"], row["iterations"], row["evaluations"], row["reductions"], row["accuracy"], f">= {row['bar']:.1f}", verdict)
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -17,7 +17,6 @@ from apts_mpi.solver.model import Model
 from apts_mpi.solver.trust_region import judge, next_radius
 from apts_mpi.solver.vectors import dot, norm
 
-
 NEAR = 1e-3  # relative distance at which a length has reached its bound
 
 
