@@ -229,6 +229,8 @@ def _looking(look: Callable[[], None]) -> int:
     """Look at run directories: 2 if one is missing or damaged, 4 if the disk or a package fails."""
     try:
         look()
+    except BrokenPipeError:  # the reader has seen enough; ``__main__`` knows
+        raise
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         complain(str(error))
         return USAGE

@@ -90,6 +90,8 @@ def run_data(args: argparse.Namespace, comm: Communicator | None = None) -> int:
     }
     try:
         return run[args.action]()
+    except BrokenPipeError:  # the reader has seen enough; ``__main__`` knows
+        raise
     except ValueError as error:
         return _complain(str(error), USAGE)
     except (OSError, ImportError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apts_mpi import cli
 from apts_mpi.contracts import Status, StepInfo
 from apts_mpi.rundir import Completion, read_run
 from apts_mpi.storage.records import RunDirectory
@@ -61,6 +62,20 @@ def test_a_finished_run_shows_result_settings_origin_records_and_phases(tmp_path
     for wanted in ("c0ffee", "torch 2.13", "n1, n2", "Last iterations of 12", "evaluate", "total"):
         assert wanted in text
     assert "\x1b" not in text and "did not finish" not in text
+
+
+@pytest.mark.parametrize("command", ["show", "data"])
+def test_a_reader_that_leaves_early_is_no_error(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """apts-mpi show RUN | head: the writer's BrokenPipeError reaches ``__main__``, which knows it."""
+
+    def gone(*args: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("apts_mpi.study.report.show_run", gone)
+    monkeypatch.setattr("apts_mpi.storage.verify.info", gone)
+    words = ["show", str(tmp_path)] if command == "show" else ["data", "info", str(tmp_path)]
+    with pytest.raises(BrokenPipeError):
+        cli.parse(words).run(None)
 
 
 def test_settings_show_basics_and_changes_only(tmp_path: Path) -> None:
