@@ -152,6 +152,7 @@ class CommConfig:
     emulate_ranks: int = _key(0, "ranks that the emulated network is said to join; 0: those there are")
 
     def __post_init__(self) -> None:
+        _inside("comm.count_limit", self.count_limit, 1, math.inf)
         _inside("comm.emulate_latency", self.emulate_latency, 0, 60)
         _inside("comm.emulate_bandwidth", self.emulate_bandwidth, 0, math.inf)
         _inside("comm.emulate_ranks", self.emulate_ranks, 0, 2**30)

@@ -17,7 +17,7 @@ from apts_mpi.problem.samples import Samples
 from apts_mpi.problem.watch import Ready, Watch
 
 PIECE = 1024  # samples per forward and backward pass; memory does not grow with the subdomain
-READY_BYTES = 2**28  # a subdomain's current samples are normalised once if they fit in this
+READY_BYTES = 2**28  # of a rank: a subdomain's current samples are normalised once if they fit in its share of this
 
 
 class Evaluator:
@@ -55,8 +55,8 @@ class Evaluator:
 class Share:
     """The current samples of one subdomain: first the owned, then the borrowed."""
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Samples, ready_bytes: int) -> None:
+        self.samples, self._ready_bytes = samples, ready_bytes
         self.rows: Tensor | None = None
         self._ready: tuple[Tensor, Tensor] | None = None
 
@@ -64,7 +64,7 @@ class Share:
         """Use these rows from now on; normalise them at once if they are small enough."""
         self.rows, self._ready = rows, None
         floats = len(rows) * self.samples.inputs[:1].numel()
-        if floats * self.samples.dtype.itemsize <= READY_BYTES:
+        if floats * self.samples.dtype.itemsize <= self._ready_bytes:
             self._ready = self.samples.take(rows)
 
     def take(self, piece: range) -> tuple[Tensor, Tensor]:
@@ -78,9 +78,9 @@ class Share:
 class DataSubdomain:
     """One subdomain; implements ``contracts.Subdomain``."""
 
-    def __init__(self, evaluator: Evaluator, own: Order, neighbour: Order | None) -> None:
+    def __init__(self, evaluator: Evaluator, own: Order, neighbour: Order | None, ready_bytes: int) -> None:
         self._evaluator, self._own, self._neighbour = evaluator, own, neighbour
-        self._share = Share(evaluator.samples)
+        self._share = Share(evaluator.samples, ready_bytes)
         self._chunks: list[range] = []
         self.size = self.borrowed = self.total = 0
 
@@ -150,7 +150,9 @@ class DataObjective:
         self.n_params = evaluator.flat.n_params
         count = len(orders)
         has_halo = count > 1 and orders[0].overlap > 0
-        self._subdomains = [DataSubdomain(evaluator, orders[i], orders[(i + 1) % count] if has_halo else None) for i in mine]
+        neighbours = [orders[(i + 1) % count] if has_halo else None for i in mine]
+        ready = READY_BYTES // max(1, len(mine))
+        self._subdomains = [DataSubdomain(evaluator, orders[i], other, ready) for i, other in zip(mine, neighbours, strict=True)]
         self._selected: tuple[int, int] | None = None
         self._totals: dict[int, int] = {}  # |D| of each minibatch
 

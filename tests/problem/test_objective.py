@@ -246,3 +246,15 @@ def test_subdomains_are_those_of_the_rank_in_order() -> None:
         shares = [selected(0, (0, 0), subdomains=5, ranks=ranks, rank=rank).objective for rank in range(ranks)]
         sizes = [subdomain.size for share in shares for subdomain in share.subdomains]
         assert sizes == [len(block(61, 5, i)) for i in range(5)]
+
+
+def test_room_for_ready_samples_is_shared_by_the_ranks_subdomains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three subdomains of 4 samples of 2 float64: 64 bytes each."""
+    flat = FlatModel(torch.nn.Linear(2, 3), torch.float64, CPU)
+    for room, wanted in [(3 * 64, True), (3 * 64 - 1, False)]:
+        monkeypatch.setattr(module_of_objective, "READY_BYTES", room)
+        held = Samples([range(12)], torch.zeros(12, 2), torch.zeros(12, dtype=torch.long), dtype=torch.float64, device=CPU)
+        orders = plan(12, 3, batch=0, overlap=0.0, seed=0)
+        this = DataObjective(Evaluator(flat, resolve_loss("cross_entropy"), held), orders, range(3), 1)
+        this.select(0, 0)
+        assert [part._share._ready is not None for part in this.subdomains] == [wanted] * 3

@@ -51,6 +51,7 @@ def test_what_the_settings_ask_for() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
+        ({"count_limit": 0}, "comm.count_limit must be in"),
         ({"emulate_latency": -1.0}, "comm.emulate_latency must be in"),
         ({"emulate_latency": math.nan}, "comm.emulate_latency must be in"),
         ({"emulate_latency": 61.0}, "comm.emulate_latency must be in"),
