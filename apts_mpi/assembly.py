@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from apts_mpi.storage.shards import Split
 
 TRIED = 64  # samples of a rank on which the model is tried before the run
+LOOKED = 4096  # samples looked at together for nan and inf
+
+Values = Tensor | np.ndarray[Any, Any]
 
 
 class Source(Protocol):
@@ -102,19 +106,31 @@ def from_shards(train: Split, test: Split | None, form: str, limit: int, fingerp
     return Data(train, test, 1 / (constants.scale * std), -mean / std, tokens, fingerprint, name, train.sample_shape, outputs)
 
 
-def from_tensors(inputs: Tensor, targets: Tensor, test: tuple[Tensor, Tensor] | None) -> Data:
-    """A data set in memory, taken as it is; ValueError if the lengths differ."""
-    for x, y in [(inputs, targets), *([test] if test else [])]:
-        if len(x) != len(y) or len(x) == 0:
-            raise ValueError(f"inputs and targets must have the same positive length, got {len(x)} and {len(y)}")
+def from_tensors(inputs: Values, targets: Values, test: tuple[Values, Values] | None, module: nn.Module) -> Data:
+    """A data set in memory, taken as it is; integers are tokens of a ``module`` with an Embedding. ValueError if they do not fit."""
+    train = _pair(inputs, targets, module)
+    held = _pair(*test, module) if test else None
     digest = hashlib.sha256()
-    for values in (inputs, targets, *(test or ())):
+    for values in (train.inputs, train.targets, *((held.inputs, held.targets) if held else ())):
         digest.update(f"{tuple(values.shape)}{values.dtype}".encode())
-        digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return Data(
-        ArraySource(inputs, targets), ArraySource(*test) if test else None, None, None, not inputs.dtype.is_floating_point,
-        digest.hexdigest(), "tensors in memory", tuple(inputs.shape[1:]), 0,
-    )  # fmt: skip
+        digest.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    tokens, shape = not train.inputs.dtype.is_floating_point, tuple(train.inputs.shape[1:])
+    return Data(train, held, None, None, tokens, digest.hexdigest(), "tensors in memory", shape, 0)
+
+
+def _pair(inputs: Values, targets: Values, module: nn.Module) -> ArraySource:
+    """Samples as tensors without a history, labels as int64; ValueError if lengths or types do not fit."""
+    x, y = (_tensor(values).detach() for values in (inputs, targets))
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
+        sizes = [len(values) if values.ndim else "a single number" for values in (x, y)]
+        raise ValueError(f"inputs and targets must have the same positive length, got {sizes[0]} and {sizes[1]}")
+    if x.is_complex() or y.is_complex():
+        raise ValueError("inputs and targets must be real, got complex numbers")
+    embeds = any(isinstance(layer, nn.Embedding | nn.EmbeddingBag) for layer in module.modules())
+    if not x.dtype.is_floating_point and not (embeds and x.dtype in (torch.int32, torch.int64)):
+        told = f"inputs have dtype {x.dtype}; convert images to float first, such as inputs.float() / 255"
+        raise ValueError(f"{told} (tokens are int32 or int64, for a model with an Embedding)")
+    return ArraySource(x, y.long() if is_classification(y) else y)
 
 
 def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm: Communicator, device: torch.device) -> Problem:
@@ -144,21 +160,31 @@ def _resident(data: Data, source: Source, ranges: Sequence[range], dtype: torch.
     return Samples(kept, inputs, targets, dtype=dtype, device=device, scale=data.scale, shift=data.shift, tokens=data.tokens)
 
 
-def _tensor(values: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    return values if isinstance(values, Tensor) else torch.from_numpy(values)
+def _tensor(values: Values) -> Tensor:
+    """Tensors as they are; arrays share their memory, but for those that must not be written."""
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()
+    try:
+        return torch.as_tensor(values)
+    except TypeError as error:
+        raise ValueError(f"inputs and targets must be tensors or arrays of numbers: {error}") from error
 
 
 def check_model(problem: Problem) -> None:
     """Try the model at its first parameters on a few of this rank's samples; ValueError says what is wrong with it.
 
-    The loss must be finite, and the same when evaluated twice: a random model is no function of its parameters.
-    Labels must be outputs of the model. Not collective.
+    Inputs, targets and loss must be finite, and the loss the same when evaluated twice: a random model is no function
+    of its parameters. Labels must be outputs of the model. Not collective.
     """
     flat, few = problem.flat, problem.objective.samples.few(TRIED)
+    flat.point(problem.theta, None)
     for held, split in ((problem.objective.samples, "training"), (problem.test, "test")):
-        if held is not None and is_classification(held.targets):
-            _check_labels(flat, held, split)
-    first, second = (score(flat, problem.loss, few, problem.theta)[0] for _ in range(2))
+        if held is not None:
+            _check_finite(held, split)
+            if is_classification(held.targets):
+                _check_labels(flat, held, split)
+    with first_samples():
+        first, second = (score(flat, problem.loss, few, problem.theta)[0] for _ in range(2))
     if abs(first - second) > 1e-6 * abs(first):
         named = random_layers(flat.module)
         where = f" (layers {', '.join(named)})" if named else ""
@@ -172,9 +198,30 @@ def check_model(problem: Problem) -> None:
         raise ValueError(f"the loss of the first samples is {first} at the start: are all inputs finite?")
 
 
+@contextmanager
+def first_samples() -> Iterator[None]:
+    """What the model or the loss raises inside becomes ValueError: all ranks hear of it, in one sentence; a full memory MemoryError."""
+    try:
+        yield
+    except (RuntimeError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        text = str(error) or type(error).__name__
+        full = "out of memory" in text or "allocate memory" in text
+        raise (MemoryError(text) if full else ValueError(f"the model or the loss failed on the first samples: {text}")) from error
+
+
+def _check_finite(held: Samples, name: str) -> None:
+    """ValueError names the first sample that holds nan or inf."""
+    for what, values in (("inputs", held.inputs), ("targets", held.targets)):
+        for start in range(0, len(values) if values.dtype.is_floating_point else 0, LOOKED):
+            part = values[start : start + LOOKED]
+            rows = (~torch.isfinite(part.reshape(len(part), -1)).all(1)).nonzero().flatten()
+            if len(rows):
+                raise ValueError(f"{name} sample {held.number(start + int(rows[0]))} holds nan or inf in its {what}")
+
+
 def _check_labels(flat: FlatModel, held: Samples, name: str) -> None:
     """ValueError names the first sample whose label is no output of the model, if the model gives a score per class."""
-    with torch.no_grad():
+    with torch.no_grad(), first_samples():
         outputs = flat.module(held.few(1).take(slice(0, 1))[0])
     classes = outputs.shape[-1]
     if outputs.ndim != held.targets.ndim + 1 or classes < 2:
@@ -191,6 +238,7 @@ def measure(problem: Problem, peak: bool) -> Arithmetic:
 
     Not collective, but for the peak all ranks call at once: cores share memory and power.
     """
-    gradient, value = flops.count(problem.flat, problem.loss, problem.objective.samples, problem.theta)
+    with first_samples():
+        gradient, value = flops.count(problem.flat, problem.loss, problem.objective.samples, problem.theta)
     reached = flops.measured_peak(problem.theta.dtype, problem.theta.device) if peak else math.nan
     return Arithmetic(gradient, value, reached)

@@ -149,8 +149,8 @@ class Loop:
         path = self._comm.share(str(self._directory.path) if self._directory else "")
         result = Result(status, theta, self._steps, self._accuracy, known_loss(last), self._passes, self._reductions, seconds, path)
         laps = self._laps(rows) if path else {}
+        self._problem.flat.restore(theta)  # first: a full disk must not cost the caller the module
         together(self._comm, lambda: self._store(result, rows, laps))
-        self._problem.flat.restore(theta)
         shown = {
             "status": status.value, "training loss": f"{result.loss:.4g}",
             "test accuracy": "none" if math.isnan(self._accuracy) else f"{self._accuracy:.2f} %",

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from apts_mpi import assembly, settings, timing
-from apts_mpi.assembly import Data
+from apts_mpi.assembly import Data, Values
 from apts_mpi.config import PRESETS, Config, DataConfig
 from apts_mpi.contracts import Communicator
 from apts_mpi.loop import Loop, Result
@@ -29,14 +29,14 @@ __all__ = ["Result", "run_training", "train"]
 
 
 def train(
-    model: nn.Module, inputs: Tensor, targets: Tensor, /, *, loss: str | Loss = "cross_entropy", test: tuple[Tensor, Tensor] | None = None,
-    config: Config | None = None, comm: Communicator | None = None, **keys: Any,
+    model: nn.Module, inputs: Values, targets: Values, /, *, loss: str | Loss = "cross_entropy",
+    test: tuple[Values, Values] | None = None, config: Config | None = None, comm: Communicator | None = None, **keys: Any,
 ) -> Result:  # fmt: skip
     """Train ``model`` in place on tensors in memory; every rank calls with the same arguments.
 
     Args:
         model: any module that is a deterministic function of its parameters; it ends up with the trained ones.
-        inputs, targets: (samples, ...); integer targets are class labels. Every rank keeps its share alone.
+        inputs, targets: (samples, ...), tensors or arrays; integer targets are class labels. Every rank keeps its share alone.
         loss: a name, a torch loss module, or a callable of (outputs, targets).
         test: (inputs, targets) to measure the accuracy on.
         config: settings; or give ``preset="sweep"`` and sections as keywords: ``stop={"epochs": 4}``.
@@ -55,7 +55,7 @@ def train(
 
     def run(comm: Communicator) -> Result:
         return _run(
-            config, comm, lambda: assembly.from_tensors(inputs, targets, test), lambda data: model, loss, write=bool(config.run.dir)
+            config, comm, lambda: assembly.from_tensors(inputs, targets, test, model), lambda data: model, loss, bool(config.run.dir)
         )
 
     if comm is not None:
@@ -111,7 +111,8 @@ def _run(
     problem = together(comm, lambda: assembly.build(data, make(data), loss, config, comm, device))
     # Each rank computes the global step for itself: with other arithmetic it would end elsewhere.
     arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
-    handshake(comm, {"layout of the parameters": problem.flat.layout, "data": data.fingerprint, "arithmetic": arithmetic})
+    model = {"layout of the parameters": problem.flat.layout, "frozen parameters and buffers": problem.flat.fixed}
+    handshake(comm, {**model, "data": data.fingerprint, "arithmetic": arithmetic})
     comm.broadcast_(problem.theta)
     timers.phase(timing.WARM_UP)
     together(comm, lambda: assembly.check_model(problem))

@@ -45,6 +45,16 @@ class FlatModel:
         text = ";".join(f"{slot.name}{slot.shape}" for slot in self.slots) + str(self.dtype)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def fixed(self) -> str:
+        """A hash of what ``theta`` does not hold: names, shapes and bytes of frozen parameters and buffers."""
+        digest = hashlib.sha256()
+        frozen = [(name, p) for name, p in self.module.named_parameters() if not p.requires_grad]
+        for name, values in [*frozen, *self.module.named_buffers()]:
+            digest.update(f"{name}{tuple(values.shape)}{values.dtype};".encode())
+            digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def initial(self) -> Tensor:
         """The module's present parameters as one new flat vector."""
         return torch.cat([p.detach().reshape(-1) for _, p in self._parameters]).contiguous()

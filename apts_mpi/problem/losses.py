@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +26,10 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean over a sample's outputs of (output - target)^2, shape (B,)."""
+    """Mean over a sample's outputs of (output - target)^2, shape (B,); ValueError if there is not a target for each output."""
+    if outputs.numel() != targets.numel():
+        shapes = f"outputs have shape {tuple(outputs.shape)}, targets {tuple(targets.shape)}"
+        raise ValueError(f"loss mse needs a number for every output: {shapes}; for class labels use cross_entropy")
     return (outputs - targets.view_as(outputs)).square().flatten(1).mean(1)
 
 
@@ -32,13 +37,21 @@ BY_NAME: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": mse}
 
 
 def resolve_loss(loss: str | Loss) -> Loss:
-    """A per-sample loss from a name, ``package.module:function``, a torch.nn loss module, or a callable.
+    """A per-sample loss from a name, ``package.module:function``, a torch.nn loss module or its class, or a callable.
 
     A torch loss module is asked for ``reduction="none"``. A callable that returns one number is taken
-    as the mean over the samples it was given. Raises ValueError for an unknown name.
+    as the mean over the samples it was given. Raises ValueError for an unknown name and for what cannot be called.
     """
+    given = loss
     if isinstance(loss, str):
         loss = BY_NAME[loss] if loss in BY_NAME else import_path(loss, "model.loss", list(BY_NAME))
+    if isinstance(loss, type):
+        try:
+            loss = loss()
+        except TypeError as error:
+            raise ValueError(f"model.loss {given!r} is a class that needs arguments, pass an instance: {error}") from error
+    if not callable(loss):
+        raise ValueError(f"model.loss must be a name or a function of (outputs, targets), got {given!r}")
     if hasattr(loss, "reduction"):
         loss = copy.copy(loss)
         loss.reduction = "none"
@@ -56,10 +69,12 @@ def _per_sample(loss: Loss) -> Loss:
 
 
 def import_path(path: str, key: str, names: list[str]) -> Any:
-    """The object at ``package.module:attribute``; ValueError names the config key and the known names."""
+    """The object at ``package.module:attribute``, also in the working directory; ValueError names the config key and the known names."""
     module, colon, attribute = path.partition(":")
     if not colon:
         raise ValueError(f"{key} must be one of {', '.join(names)} or package.module:attribute, got {path!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as ``python -m`` does; the installed command does not
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -54,7 +54,10 @@ def build_model(config: ModelConfig, sample_shape: tuple[int, ...], outputs: int
         if config.name == "mlp":
             return mlp(sample_shape, outputs, config.widths)
         factory = BY_NAME.get(config.name) or import_path(config.name, "model.name", ["mlp", *BY_NAME])
-        model = factory(sample_shape, outputs)
+        try:
+            model = factory(sample_shape, outputs)
+        except (RuntimeError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(f"model.name = {config.name!r} failed as factory({sample_shape}, {outputs}): {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"model.name = {config.name!r} must return a torch.nn.Module, got {type(model).__name__}")
     return model

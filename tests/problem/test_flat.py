@@ -196,3 +196,23 @@ def test_first_nonfinite_parameter_is_named(bad: float) -> None:
 def test_random_layers() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Dropout(0.0), nn.Sequential(nn.Dropout2d(0.1)))
     assert random_layers(module) == ["1", "3.0"]
+
+
+def test_fixed_sees_frozen_parameters_and_buffers_alone() -> None:
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+        model[0].bias.requires_grad_(False)
+        model.register_buffer("mask", torch.tensor(1.0))
+        return model
+
+    def found(model: nn.Module) -> str:
+        return FlatModel(model, torch.float32, torch.device("cpu")).fixed
+
+    changed = [made() for _ in range(4)]
+    with torch.no_grad():
+        changed[1][1].bias += 1  # trained: theta's business
+        changed[2][0].bias += 1
+        changed[3].mask += 1
+    hashes = [found(model) for model in changed]
+    assert hashes[0] == hashes[1] and len({hashes[0], *hashes[2:]}) == 3

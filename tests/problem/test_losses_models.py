@@ -86,6 +86,36 @@ def test_loss_that_cannot_be_imported(path: str) -> None:
         resolve_loss(path)
 
 
+def test_classes_and_what_cannot_be_called() -> None:
+    assert torch.equal(resolve_loss("torch.nn:CrossEntropyLoss")(LOGITS, LABELS), resolve_loss(nn.CrossEntropyLoss())(LOGITS, LABELS))
+    with pytest.raises(ValueError, match="is a class that needs arguments, pass an instance"):
+        resolve_loss("functools:partial")
+    with pytest.raises(ValueError, match="must be a name or a function"):
+        resolve_loss("math:pi")
+
+
+def test_a_module_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the installed command finds things: without the working directory on the path."""
+    (tmp_path / "beside_me.py").write_text("def loss(outputs, targets):\n    return outputs[:, 0]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.delitem(sys.modules, "beside_me", raising=False)
+    assert torch.equal(resolve_loss("beside_me:loss")(LOGITS, LABELS), LOGITS[:, 0])
+
+
+def test_mse_of_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"outputs have shape \(6, 4\), targets \(6,\); for class labels use cross_entropy"):
+        mse(LOGITS, LABELS)
+
+
+def test_a_factory_that_cannot_be_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd_factory.py").write_text("def make(shape):\n    return None\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"model.name = 'odd_factory:make' failed as factory\(\(1, 8, 8\), 10\): .*2 were given"):
+        build_model(ModelConfig(name="odd_factory:make"), *DIGITS, seed=0)
+
+
 def test_correct_counts_samples_and_shares_of_sequences() -> None:
     outputs = torch.eye(4)[[0, 1, 2, 3, 0, 1]]
     assert float(correct(outputs, torch.tensor([0, 1, 2, 0, 0, 0]))) == 4

@@ -21,7 +21,7 @@ from apts_mpi.parallel.handshake import SetupError
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.rundir import read_run
 from apts_mpi.storage.convert import convert
-from apts_mpi.storage.records import read_parameters
+from apts_mpi.storage.records import RunDirectory, read_parameters
 
 
 def flat(module: nn.Module) -> Tensor:
@@ -233,12 +233,84 @@ def test_parameter_not_finite_at_the_start_is_named(bad: float) -> None:
         train_here(model, *task())
 
 
-def test_inputs_not_finite_at_the_start() -> None:
-    """fault 4."""
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_inputs_and_targets_not_finite_at_the_start(bad: float) -> None:
+    """fault 4: the first such sample of all that the rank holds."""
+    x, _ = task()
+    broken, targets = x.clone(), x[:, :1].clone()
+    broken[200, 2] = broken[239, 0] = bad
+    with pytest.raises(SetupError, match="training sample 200 holds nan or inf in its inputs"):
+        train_here(nn.Linear(INPUTS, 1), broken, x[:, :1], loss="mse")
+    targets[7] = bad
+    with pytest.raises(SetupError, match="training sample 7 holds nan or inf in its targets"):
+        train_here(nn.Linear(INPUTS, 1), x, targets, loss="mse")
+    with pytest.raises(SetupError, match="test sample 7 holds nan or inf in its targets"):
+        train_here(nn.Linear(INPUTS, 1), x, x[:, :1], loss="mse", test=(x, targets))
+
+
+def one_number(outputs: Tensor) -> Tensor:
+    return outputs.sum()
+
+
+@pytest.mark.parametrize(("keys", "words"), [
+    ({"loss": "mse"}, r"loss mse needs a number for every output: .*targets \(\d+,\); for class labels use cross_entropy"),
+    ({"loss": one_number}, "the model or the loss failed on the first samples: .*positional argument"),
+    ({"loss": 3}, r"model.loss must be a name or a function of \(outputs, targets\), got 3"),
+    ({"loss": lambda outputs, targets: outputs[:, 7]}, "the model or the loss failed on the first samples: index 7"),
+])  # fmt: skip
+def test_a_loss_that_does_not_fit(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(SetupError, match=words) as caught:
+        train_here(network(), *task(), **keys)
+    assert caught.value.usage and "\n" not in str(caught.value)
+
+
+def test_a_model_that_does_not_fit() -> None:
+    with pytest.raises(SetupError, match="the model or the loss failed on the first samples: mat1 and mat2 shapes cannot be multiplied"):
+        train_here(nn.Linear(INPUTS + 1, CLASSES), *task())
+
+
+def test_a_class_of_loss_is_made_an_instance() -> None:
+    runs = [train_here(network(), *task(), loss=loss).theta for loss in (nn.CrossEntropyLoss, "torch.nn:CrossEntropyLoss", "cross_entropy")]
+    assert torch.equal(runs[0], runs[2]) and torch.equal(runs[1], runs[2])
+
+
+def test_arrays_small_labels_and_inputs_with_a_history() -> None:
     x, y = task()
-    x[3, 2] = math.nan
-    with pytest.raises(SetupError, match="the loss of the first samples is nan at the start: are all inputs finite"):
+    fixed = x.numpy().copy()
+    fixed.flags.writeable = False
+    wanted = train_here(network(), x, y).theta
+    for inputs, labels in [(x.numpy(), y.numpy()), (fixed, y.int()), (x.clone().requires_grad_() * 1, y.to(torch.uint8))]:
+        assert torch.equal(train_here(network(), inputs, labels).theta, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_integer_inputs_are_no_tokens_unless_embedded(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 9, (60, INPUTS)).to(dtype)
+    y = torch.arange(60) % CLASSES
+    with pytest.raises(SetupError, match=f"inputs have dtype {dtype}; convert images to float first"):
         train_here(network(), x, y)
+    model = nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(2 * INPUTS, CLASSES))
+    if dtype == torch.int64:
+        assert train_here(model, x, y).exit_code == 0
+    else:
+        with pytest.raises(SetupError, match="tokens are int32 or int64"):
+            train_here(model, x, y)
+
+
+def test_a_disk_error_leaves_the_module_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = RunDirectory.finish
+
+    def full(*args: Any) -> None:
+        finish(*args)
+        raise OSError("no space left")
+
+    monkeypatch.setattr("apts_mpi.storage.records.RunDirectory.finish", full)
+    model = network()
+    before = flat(model).clone()
+    with pytest.raises(SetupError, match="no space left"):
+        train_here(model, *task(), config=settings(stop={"epochs": 2}, run={"dir": str(tmp_path / "r")}))
+    bases = [p.untyped_storage().data_ptr() for p in model.parameters()]
+    assert len(set(bases)) == len(bases) and all(p.grad is None for p in model.parameters()) and not torch.equal(flat(model), before)
 
 
 # Runs on shards.
