@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apts_mpi import provenance, settings, timing
-from apts_mpi.assembly import Problem
+from apts_mpi.assembly import ArraySource, Problem
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status, StepInfo
 from apts_mpi.monitor import Monitor
@@ -52,7 +52,7 @@ class Loop:
     """The outer iterations of one run: step, look, record, until something says stop."""
 
     def __init__(self, config: Config, comm: Communicator, problem: Problem, timers: Timers, threads: int, write: bool) -> None:
-        self._config, self._comm, self._problem, self._timers = config, comm, problem, timers
+        self._config, self._comm, self._problem, self._timers, self._threads = config, comm, problem, timers, threads
         self._batches = outer_per_epoch(config, problem.objective.batches)  # outer iterations in an epoch
         limits = [config.stop.epochs * self._batches, config.stop.iterations]
         self._total = min((limit for limit in limits if limit), default=0)
@@ -66,9 +66,11 @@ class Loop:
 
     def run(self) -> Result:
         """All outer iterations; every rank calls."""
+        before = sum(line.mean for line in timing.table([self._timers.row()]))
         self._timers.phase(timing.RUN)
         with self._monitor as monitor:
             monitor.start(self._header())
+            monitor.say(f"set up in {before:.1f} s, first iteration under way")
             status = Status.RUNNING
             while status is Status.RUNNING:
                 status = self._iterate(len(self._steps))
@@ -193,10 +195,12 @@ class Loop:
     def _header(self) -> dict[str, object]:
         problem, config = self._problem, self._config
         share = f"{problem.objective.batch_samples:,} of {problem.samples:,} samples per outer iteration"
+        name = type(problem.flat.module).__name__ if isinstance(problem.data.train, ArraySource) else config.model.name
         facts: dict[str, object] = {
-            "data": f"{problem.data.name}, {share}", "model": f"{config.model.name}, n = {problem.theta.numel():,}, {config.model.dtype}",
+            "data": f"{problem.data.name}, {share}", "model": f"{name}, n = {problem.theta.numel():,}, {config.model.dtype}",
             "method": described(config),
-            "subdomains": f"N = {problem.subdomains} on P = {self._comm.size} ranks", "device": str(problem.theta.device),
+            "subdomains": f"N = {problem.subdomains} on P = {self._comm.size} ranks",
+            "device": f"{problem.theta.device}, {self._threads} thread{'s' * (self._threads > 1)} per rank",
             "run": str(self._directory.path) if self._directory else "not stored",
         }  # fmt: skip
         return facts | ({"network": self._network()} if self._network() else {})

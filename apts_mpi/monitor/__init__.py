@@ -49,6 +49,10 @@ class Monitor:
         self._reductions += info.reductions
         self._view.step(info, {"reductions_total": self._reductions, **extra})
 
+    def say(self, text: str) -> None:
+        """A line that is no warning."""
+        self._view.text([text])
+
     def note(self, text: str) -> None:
         """A line of its own, such as a warning."""
         self._view.note(text)

@@ -52,7 +52,7 @@ COLUMNS: tuple[tuple[str, int, Cell], ...] = (  # name, width, text; 90 wide wit
     ("loss", 9, lambda info, extra: f"{info.loss:#.4g}"),
     ("|g|", 8, lambda info, extra: f"{info.grad_norm:#.3g}"),
     ("rho", 6, lambda info, extra: _ratio(info.rho)),
-    ("radius", 8, lambda info, extra: f"{info.radius:#.3g}"),
+    ("radius", 8, lambda info, extra: "-" if math.isnan(info.radius) else f"{info.radius:#.3g}"),
     ("acc", 3, lambda info, extra: _verdict(info)),
     ("local", 5, lambda info, extra: str(info.local_iters)),
     ("evals", 6, lambda info, extra: f"{number(extra, 'passes'):.1f}"),

@@ -162,7 +162,9 @@ def load_manifest(folder: Path) -> Manifest:
 
 def _missing(folder: Path) -> str:
     """What to type when there is no data set."""
-    name, lines = folder.name, [f"no data set at {folder} ({NAME} is missing); make it with"]
+    name, beside = folder.name, sorted(path.parent.name for path in folder.parent.glob(f"*/{NAME}"))
+    found = f"; data sets beside it: {', '.join(beside)}" if beside else ""
+    lines = [f"no data set at {folder} ({NAME} is missing); check the path{found}", "or make it with"]
     if name in ("mnist", "fashion-mnist", "cifar10"):
         lines.append(f"  apts-mpi data fetch {name} raw/{name}")
         lines.append(f"  apts-mpi data convert {'cifar10' if name == 'cifar10' else 'mnist'} raw/{name} {folder} --shards 4")

@@ -137,13 +137,16 @@ def iterations(run: Run) -> list[str]:
         return []
     lines = [" ".join(heading.rjust(width) for _, heading, width, _ in columns)]
     for index in range(max(0, count(run) - LAST), count(run)):
-        lines.append(" ".join(_cell(run.columns[name][index].item(), form).rjust(width) for name, _, width, form in columns))
+        row = {name: column[index].item() for name, column in run.columns.items()}
+        lines.append(" ".join(_cell(row, name, form).rjust(width) for name, _, width, form in columns))
     return lines
 
 
-def _cell(value: object, form: str) -> str:
-    if form == "yes":
-        return "y" if value else "n"
+def _cell(row: Mapping[str, Any], name: str, form: str) -> str:
+    value = row[name]
+    if form == "yes":  # as in the log: both steps, where there was a global one
+        both = not math.isnan(row.get("global_rho", math.nan))
+        return "/".join("y" if row[step] else "n" for step in ("accepted", *(["global_accepted"] if both else [])))
     if not isinstance(value, int | float) or math.isnan(value):
         return ""
     return format(int(value) if form == "d" else value, form)

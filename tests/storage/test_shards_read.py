@@ -89,6 +89,9 @@ def test_a_missing_data_set_says_what_to_type(tmp_path: Path) -> None:
         open_dataset(tmp_path / "digits")
     with pytest.raises(DataError, match="apts-mpi data fetch mnist"):
         open_dataset(tmp_path / "mnist")
+    dest = make(tmp_path)[0]
+    with pytest.raises(DataError, match=rf"check the path; data sets beside it: {dest.name}\n"):
+        open_dataset(dest.parent / "digitz")
     with pytest.raises(DataError, match="split must be one of train, test"):
         open_dataset(make(tmp_path)[0]).split("validation")
 

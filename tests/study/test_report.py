@@ -101,6 +101,14 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     assert "did not finish" in shown(path) and "Last iterations" not in shown(path)
 
 
+@pytest.mark.parametrize(("row", "wanted"), [
+    ({"accepted": 1, "global_accepted": 0, "global_rho": 0.1}, "y/n"), ({"accepted": 0, "global_accepted": 1, "global_rho": 0.9}, "n/y"),
+    ({"accepted": 1, "global_accepted": 0, "global_rho": math.nan}, "y"), ({"accepted": 0}, "n"),
+])  # fmt: skip
+def test_acceptance_as_in_the_log(row: dict[str, float], wanted: str) -> None:
+    assert tables._cell(row, "accepted", "yes") == wanted
+
+
 def test_a_terminal_gets_colour_and_no_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)

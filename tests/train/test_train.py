@@ -41,7 +41,9 @@ def test_ten_lines_of_library_use(capsys: pytest.CaptureFixture[str], tmp_path: 
     result = train(model, x, y, loss=nn.CrossEntropyLoss(), test=task(100, seed=5), preset="sweep", stop={"epochs": 10})
     assert result.accuracy > 80
     assert result.status is Status.EPOCHS and result.directory == "" and not list(tmp_path.iterdir())
-    assert "test accuracy" in "".join(capsys.readouterr())
+    text = "".join(capsys.readouterr())
+    assert "test accuracy" in text and "Sequential, n = " in text and re.search(r"device +cpu, \d+ threads? per rank", text)
+    assert re.search(r"set up in \d+\.\d s, first iteration under way", text)
 
 
 @pytest.mark.parametrize("name", ["default", "paper", "sweep"])

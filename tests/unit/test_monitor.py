@@ -90,8 +90,8 @@ def test_every_column_stands_under_its_name() -> None:
 
 
 def test_what_is_unknown_is_blank_or_a_dash_and_no_global_step_leaves_one_verdict() -> None:
-    found = cells(lines.line(replace(INFO, global_rho=math.nan, accepted=False, rho=math.nan), {"accuracy": None}))
-    assert (found["acc"], found["rho"], found["test%"], found["eta"], found["epoch"]) == ("n", "-", "", "-", "3.0")
+    found = cells(lines.line(replace(INFO, global_rho=math.nan, accepted=False, rho=math.nan, radius=math.nan), {"accuracy": None}))
+    assert [found[name] for name in ("acc", "rho", "radius", "test%", "eta", "epoch")] == ["n", "-", "-", "", "-", "3.0"]
 
 
 @pytest.mark.parametrize("info", [INFO, HUGE, replace(INFO, loss=math.nan, grad_norm=math.inf, rho=math.inf)])
