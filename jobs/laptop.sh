@@ -5,6 +5,8 @@
 # with scikit-learn and trains on RANKS ranks (default 2). Arguments go to `apts-mpi train`; relative paths in them, but
 # for FILE.toml, are seen from the repository, and so are data/ and runs/. A second call reuses what is there.
 set -euo pipefail
+ranks=${RANKS:-2}
+[[ $ranks =~ ^[1-9][0-9]*$ ]] || { echo "RANKS must be a positive integer, got '$ranks'" >&2; exit 2; }
 . "$(dirname -- "${BASH_SOURCE[0]}")/../jobs/environment.sh"
 
 if [ $# -gt 0 ] && [ -f "$1" ]; then # before the working directory changes
@@ -14,7 +16,6 @@ fi
 cd -- "$root"
 environment "$root/.venv" mpich,demo,plot
 export PATH="$root/.venv/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-ranks=${RANKS:-2}
 [ "$ranks" -le "$(nproc)" ] || export MPIR_CVAR_ENABLE_HEAVY_YIELD=1 # more ranks than cores: waiting must not take a core
 
 [ -e data/digits/manifest.json ] || python -m apts_mpi data convert digits - data/digits

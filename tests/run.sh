@@ -92,7 +92,8 @@ export PATH=$venv/bin:$path
 
 check ruff ruff check --config tests/ruff.toml apts_mpi tests benchmarks
 check mypy mypy
-one_process unit "$@"
+one_process unit --ignore=tests/slurm "$@"
+[ -z "${SLURM_CONF:-}${SLURM_LOCAL:-}" ] || check slurm bash tests/slurm/run.sh
 export MPIR_CVAR_ENABLE_HEAVY_YIELD=1 # more ranks than cores: waiting must not take a core
 for ranks in 1 2 3 4; do parallel mpich "$ranks" mpiexec; done
 if [ "$openmpi" = true ]; then
