@@ -55,7 +55,8 @@ class TrustRegionConfig:
     radius_max: float = _key(8.0, "upper bound of Delta")
     shrink: float = _key(0.5, "alpha: factor of Delta after a poor step")
     grow: float = _key(2.0, "beta: factor of Delta after a good step")
-    eta1: float = _key(0.1, "a step is accepted if rho >= eta1, else Delta shrinks")
+    eta0: float = _key(0.0, "a step is accepted if rho >= eta0; 0: the same as eta1")
+    eta1: float = _key(0.1, "Delta shrinks if rho < eta1")
     eta2: float = _key(0.75, "Delta grows if rho > eta2")
 
     def __post_init__(self) -> None:
@@ -65,7 +66,13 @@ class TrustRegionConfig:
         _inside("trust_region.shrink", self.shrink, 0, 1, closed=False)
         _inside("trust_region.grow", self.grow, 1, math.inf, closed=False)
         _inside("trust_region.eta1", self.eta1, 0, 1, closed=False)
+        _inside("trust_region.eta0", self.eta0, 0, self.eta1)
         _inside("trust_region.eta2", self.eta2, self.eta1, 1, closed=False)
+
+    @property
+    def accept(self) -> float:
+        """The least rho of an accepted step."""
+        return self.eta0 or self.eta1
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class LocalConfig:
     chunks_min: int = _key(8, "sweep: fewest chunks of a subdomain")
     chunks_max: int = _key(30, "sweep: most chunks of a subdomain")
     passes: int = _key(2, "sweep: steps over all chunks, nu = passes * chunks")
-    momentum: float = _key(0.8, "sweep: weight of the earlier chunk gradients")
+    momentum: float = _key(0.9, "sweep: weight of the earlier chunk gradients")
 
     def __post_init__(self) -> None:
         for name in ("iters", "chunk", "chunks_min", "passes"):
@@ -220,7 +227,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "sweep": {
         "local": {"solver": "sweep"},
         "global_step": {"solver": "none"},
-        "trust_region": {"radius_init": 1.0, "radius_max": 8.0},
+        "trust_region": {"radius_init": 1.0, "radius_max": 8.0, "eta0": 0.1, "eta1": 0.5},
     },
 }
 

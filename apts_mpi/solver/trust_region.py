@@ -19,7 +19,7 @@ class Verdict:
 
 
 def judge(actual: float, predicted: float, loss: float, finite: bool, config: TrustRegionConfig, eps: float) -> Verdict:
-    """Compare the decrease with the predicted one: rho = actual / predicted, accepted if rho >= eta1.
+    """Compare the decrease with the predicted one: rho = actual / predicted, accepted if rho >= eta0.
 
     ``loss`` is f before the step, ``finite`` whether the trial value and gradient are, ``eps`` the rounding
     unit of the dtype that f is evaluated in. ``predicted`` <= 0 or nan: rejected. ``predicted`` below
@@ -32,18 +32,18 @@ def judge(actual: float, predicted: float, loss: float, finite: bool, config: Tr
     if predicted <= eps * abs(loss):
         return Verdict(math.nan, accepted=False, converged=True, nonfinite=False)
     rho = actual / predicted
-    return Verdict(rho, accepted=rho >= config.eta1, converged=False, nonfinite=False)
+    return Verdict(rho, accepted=rho >= config.accept, converged=False, nonfinite=False)
 
 
 def next_radius(radius: float, verdict: Verdict, hits_boundary: bool, config: TrustRegionConfig, minimum: float, maximum: float) -> float:
     """The radius after a step, eq. (7), within [minimum, maximum].
 
     Grows if rho > eta2 and the step reached the boundary (pass True for a step that is no trust-region
-    step proper), shrinks if the step was rejected, else stays.
+    step proper), shrinks if rho < eta1 or the step was rejected, else stays.
     """
     if verdict.converged:
         return min(max(radius, minimum), maximum)
-    if not verdict.accepted:
+    if not verdict.accepted or verdict.rho < config.eta1:
         radius *= config.shrink
     elif verdict.rho > config.eta2 and hits_boundary:
         radius *= config.grow

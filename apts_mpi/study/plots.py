@@ -95,10 +95,10 @@ def _ratios(panel: Axes, x: NDArray[Any], rho: NDArray[np.float64], run: Run, co
 
 
 def _thresholds(panel: Axes, runs: Sequence[Run], named: bool) -> None:
-    """Dashed lines at every eta1 and eta2 in use, named at the right border."""
-    for name in ("eta1", "eta2"):
+    """Dashed lines at every eta0, eta1 and eta2 in use, named at the right border."""
+    for name in ("eta0", "eta1", "eta2"):
         values = {flat(config(run)).get(f"trust_region.{name}", math.nan) for run in runs}
-        for value in sorted(value for value in values if not math.isnan(value)):
+        for value in sorted(value for value in values if value > 0):  # nan: not on record; eta0 = 0: the same as eta1
             panel.axhline(value, color="0.45", linewidth=0.8, linestyle="--")
             if named:
                 panel.annotate(

@@ -130,8 +130,8 @@ class DenseAPTS:
             if accepted:
                 s, value, g = s + d, new, new_g
             rule = self.c.trust_region
-            if not accepted:
-                radius = max(limit * rule.shrink, smallest)
+            if not accepted or rho < rule.eta1:
+                radius = max((radius if accepted else limit) * rule.shrink, smallest)
             elif rho > rule.eta2 and hits and limit >= radius * (1 - 1e-3):
                 radius = min(radius * rule.grow, ball)
         if c.carry:
@@ -161,11 +161,12 @@ class DenseAPTS:
 
     def _judge(self, actual: float, predicted: float) -> tuple[bool, float]:
         rho = actual / predicted if predicted > 0 else np.nan
-        return bool(rho >= self.c.trust_region.eta1), rho
+        rule = self.c.trust_region
+        return bool(rho >= (rule.eta0 if rule.eta0 > 0 else rule.eta1)), rho
 
     def _next(self, radius: float, accepted: bool, rho: float, reached: bool) -> float:
         rule = self.c.trust_region
-        if not accepted:
+        if not accepted or rho < rule.eta1:
             radius *= rule.shrink
         elif rho > rule.eta2 and reached:
             radius *= rule.grow

@@ -25,6 +25,7 @@ CASES = {
     "shared": {"solver": {"radius": "shared"}},
     "sum own": {"solver": {"combine": "sum"}},
     "first": {"local": {"solver": "first"}, "global_step": {"solver": "first"}},
+    "poor steps accepted": {"trust_region": {"eta0": 0.05, "eta1": 0.6, "eta2": 0.9}},
     "no global step": {"global_step": {"solver": "none"}},
     "not consistent": {"solver": {"consistent": False}},
     "memory 1": {"local": {"memory": 1}, "global_step": {"memory": 1}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -74,3 +75,14 @@ def test_bounds_take_an_outside_radius_in() -> None:
     verdict = Verdict(0.5, accepted=True, converged=False, nonfinite=False)
     assert next_radius(5.0, verdict, False, CONFIG, 0.0, 2.0) == 2.0
     assert next_radius(1e-9, verdict, False, CONFIG, 0.5, 2.0) == 0.5
+
+
+def test_a_poor_step_may_be_kept_while_the_radius_shrinks() -> None:
+    """eta0 decides about the step, eta1 about the radius; eta0 = 0 is eta1."""
+    rule = replace(CONFIG, eta0=0.1)
+    poor = judge(0.2, 1.0, 1.0, True, rule, 1e-7)
+    assert poor.accepted and next_radius(1.0, poor, True, rule, 0.01, 10.0) == 0.5
+    assert not judge(0.05, 1.0, 1.0, True, rule, 1e-7).accepted
+    assert not judge(0.2, 1.0, 1.0, True, CONFIG, 1e-7).accepted
+    with pytest.raises(ValueError, match="eta0 must be in"):
+        replace(CONFIG, eta0=0.3)
