@@ -299,6 +299,19 @@ def test_arguments_that_differ_on_one_rank(what: str) -> None:
 
 
 @pytest.mark.skipif(SIZE == 1, reason="needs another rank")
+@pytest.mark.parametrize("name", ["0.weight", "mask"])
+def test_frozen_parts_that_differ_on_one_rank(name: str) -> None:
+    model = network()
+    model[0].weight.requires_grad_(False)
+    model.register_buffer("mask", torch.ones(2))
+    if RANK == VICTIM:
+        with torch.no_grad():
+            model.state_dict()[name].add_(1)
+    with refused_everywhere(HandshakeError, "frozen parameters and buffers differs between the ranks", f"rank {VICTIM} on "):
+        train(model, *task(), config=settings(), comm=COMM)
+
+
+@pytest.mark.skipif(SIZE == 1, reason="needs another rank")
 @pytest.mark.parametrize("frozen", [False, True])
 def test_layout_that_differs_on_one_rank(frozen: bool) -> None:
     """faults 21, 49: other widths, or a parameter frozen here and not there."""
@@ -312,8 +325,9 @@ def test_layout_that_differs_on_one_rank(frozen: bool) -> None:
 def test_inputs_not_finite_on_one_rank_are_found_at_the_start() -> None:
     """fault 4: the rank is named."""
     x, y = task()
-    x[240 * VICTIM // SIZE, 2] = math.nan
-    with refused_everywhere(SetupError, "is nan at the start", *([f"rank {VICTIM} on "] if SIZE > 1 else [])):
+    row = 240 * (VICTIM + 1) // SIZE - 1  # the last of its block
+    x[row, 2] = math.nan
+    with refused_everywhere(SetupError, f"training sample {row} holds nan or inf in its inputs", *([f"rank {VICTIM} on "] if SIZE > 1 else [])):
         train(network(), x, y, config=settings(data={"overlap": 0.0}), comm=COMM)
 
 
