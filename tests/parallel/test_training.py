@@ -327,7 +327,8 @@ def test_inputs_not_finite_on_one_rank_are_found_at_the_start() -> None:
     x, y = task()
     row = 240 * (VICTIM + 1) // SIZE - 1  # the last of its block
     x[row, 2] = math.nan
-    with refused_everywhere(SetupError, f"training sample {row} holds nan or inf in its inputs", *([f"rank {VICTIM} on "] if SIZE > 1 else [])):
+    words = f"training sample {row} holds nan or inf in its inputs"
+    with refused_everywhere(SetupError, words, *([f"rank {VICTIM} on "] if SIZE > 1 else [])):
         train(network(), x, y, config=settings(data={"overlap": 0.0}), comm=COMM)
 
 
