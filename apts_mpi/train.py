@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -103,8 +104,8 @@ def _run(
     comm.configure(config.comm.reduction, config.comm.count_limit)
     device = choose_device(config.run.device, comm, config.run.share_gpu)
     threads = set_threads(config.run.threads, comm)
-    if device.type == "cuda" and config.run.deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    if device.type == "cuda":
+        _prepare_gpu(config.run.deterministic)
     timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None, tracer=tracer(device.type == "cuda"))
     comm = instrumented(comm, config, timers)
     data = together(comm, load)
@@ -130,6 +131,14 @@ def instrumented(comm: Communicator, config: Config, timers: Timers) -> Communic
     network = emulated(config.comm, comm.size)
     comm = EmulatedCommunicator(comm, network) if network else comm
     return WaitingCommunicator(comm, timers) if config.run.measure_wait else comm
+
+
+def _prepare_gpu(deterministic: bool) -> None:
+    """Before the first operation on the device: float32 that means it, since rho compares nearly equal losses."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may differ from run to run
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 @functools.cache

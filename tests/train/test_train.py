@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -447,3 +448,14 @@ def test_label_out_of_range_names_the_sample(label: int) -> None:
 def test_settings_of_data_on_disk_are_refused_for_tensors() -> None:
     with pytest.raises(ValueError, match=r"data\.limit"):
         train(nn.Linear(4, 3), torch.randn(9, 4), torch.arange(9) % 3, data={"limit": 5})
+
+
+def test_a_gpu_is_told_to_compute_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switches alone: rho compares nearly equal losses, and TF32 would blur them."""
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, warn_only: asked.append(on and warn_only))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    sys.modules["apts_mpi.train"]._prepare_gpu(deterministic=True)
+    assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert not torch.backends.cudnn.allow_tf32
