@@ -455,7 +455,8 @@ def test_a_gpu_is_told_to_compute_in_float32(monkeypatch: pytest.MonkeyPatch) ->
     asked: list[bool] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda on, warn_only: asked.append(on and warn_only))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what the code sets is undone
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     sys.modules["apts_mpi.train"]._prepare_gpu(deterministic=True)
     assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert not torch.backends.cudnn.allow_tf32
