@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
+FORWARDING = 0.4  # s for the launcher to pass words on: MPICH's mpiexec drops what is still under way when the abort arrives
+
+
 class LaunchError(RuntimeError):
     """The ranks were started in a way that cannot work."""
 
@@ -77,6 +80,7 @@ class Guard:
         """Wait until every rank is here, then end MPI; abort after ``patience`` seconds. Every rank calls."""
         if self._ends is None or self._world is None:
             return
+        _flush()
         request, began, pause = self._ends.Ibarrier(), time.monotonic(), 1e-5
         while not request.Test():
             if time.monotonic() - began > patience:
@@ -89,16 +93,17 @@ class Guard:
 
             MPI.Finalize()
 
-    def abort(self, words: str, courtesy: float = 0.25) -> None:
+    def abort(self, words: str, courtesy: float = 0.75) -> None:
         """Print ``words`` behind this rank's name and end all ranks with a status other than 0.
 
         When all ranks fail alike rank 0 speaks for them: the others wait ``courtesy`` seconds for its abort.
         """
         if self.rank:
             time.sleep(courtesy)
-        sys.stdout.flush()
+        _flush()
         sys.stderr.write(f"rank {self.rank} on {platform.node()}: {words.rstrip()}\n")
         sys.stderr.flush()
+        time.sleep(FORWARDING)
         if self._world is not None:
             faulthandler.dump_traceback_later(3.0, exit=True, file=sys.__stderr__ or 2)  # should the abort itself hang
             self._world.Abort(1)
@@ -113,7 +118,7 @@ class Guard:
         if not self.armed:
             self._others[0](kind, error, trace)
         else:
-            self.abort(_words(kind, error, trace), courtesy=2.0 if isinstance(error, HandshakeError) else 0.25)
+            self.abort(_words(kind, error, trace), courtesy=2.0 if isinstance(error, HandshakeError) else 0.75)
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
         if not self.armed or args.exc_value is None or args.exc_type is SystemExit:
@@ -128,6 +133,12 @@ class Guard:
         if self.busy:
             self.abort("left before the run had ended on all ranks (sys.exit or an early return); all ranks stop")
         self.end(math.inf)
+
+
+def _flush() -> None:
+    """Hand all output to the launcher while this process still lives."""
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def _words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> str:

@@ -83,7 +83,7 @@ def failed(outcome: Outcome, *words: str) -> None:
 
 
 def test_a_good_run_ends_well(tmp_path: Path) -> None:
-    outcome = run(tmp_path, "comm = start(); print(f'sum {comm.gather([comm.rank])}', comm.size); finish(comm)")
+    outcome = run(tmp_path, "comm = start(); sys.stdout.write(f'sum {comm.gather([comm.rank])} {comm.size}\\n'); finish(comm)")
     assert outcome.status == 0, outcome.text
     assert outcome.text.count("sum [[0.0], [1.0], [2.0]] 3") == 3
 
