@@ -49,9 +49,9 @@ class APTS:
 
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
         """One outer iteration on minibatch ``batch`` of ``epoch``; every rank calls."""
-        before = self._counts()
+        before = self._exchange.counts()
         start = self._begin(epoch, batch)
-        if self._status(start) is not Status.RUNNING:
+        if start.status(self._config.stop.grad_norm) is not Status.RUNNING:
             return self._stay(epoch, start, before)
         loss, grad_norm = start.loss, math.sqrt(start.grad_square)
         radius = self.radius
@@ -60,7 +60,7 @@ class APTS:
         global_verdict, global_radius = self._global_step()
         self._known = self._objective.batches == 1
         self._k += 1
-        after = self._counts()
+        after = self._exchange.counts()
         return StepInfo(
             k=self._k - 1, epoch=epoch, loss=loss, grad_norm=grad_norm,
             rho=verdict.rho, accepted=verdict.accepted, radius=radius, step_norm=step_norm,
@@ -155,18 +155,6 @@ class APTS:
         rule = self._config.trust_region
         return next_radius(radius, verdict, hits_boundary, rule, rule.radius_min, rule.radius_max)
 
-    def _counts(self) -> tuple[int, int, int]:
-        return self._exchange.gradient_samples, self._exchange.value_samples, self._exchange.reductions
-
-    def _status(self, start: Point) -> Status:
-        """Is there anything to do at theta_k?"""
-        if not start.finite:
-            return Status.NONFINITE
-        if start.grad_square == 0:
-            return Status.STATIONARY
-        small = math.sqrt(start.grad_square) <= self._config.stop.grad_norm
-        return Status.GRADIENT if small else Status.RUNNING
-
     def _after(self, verdict: Verdict, global_verdict: Verdict | None) -> Status:
         """Can another outer iteration do anything?"""
         verdicts = [verdict] if global_verdict is None else [verdict, global_verdict]
@@ -184,7 +172,7 @@ class APTS:
 
     def _stay(self, epoch: int, start: Point, before: tuple[int, int, int]) -> StepInfo:
         """The record of an iteration that made no step."""
-        after = self._counts()
+        after = self._exchange.counts()
         self._k += 1
         return StepInfo(
             k=self._k - 1, epoch=epoch, loss=start.loss, grad_norm=math.sqrt(start.grad_square),
@@ -192,5 +180,5 @@ class APTS:
             global_rho=math.nan, global_accepted=False, global_radius=self.global_radius,
             local_iters=0, local_accepted=0, loss_new=start.loss,
             gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
-            status=self._status(start), stop=self._exchange.stop,
+            status=start.status(self._config.stop.grad_norm), stop=self._exchange.stop,
         )  # fmt: skip

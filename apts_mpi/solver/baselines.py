@@ -44,9 +44,6 @@ class Baseline:
         self._exchange = Exchange(theta, objective, comm, timers, stop_wanted)
         self._k = self._bad_steps = 0
 
-    def _counts(self) -> tuple[int, int, int]:
-        return self._exchange.gradient_samples, self._exchange.value_samples, self._exchange.reductions
-
     def _after(self, finite: bool) -> Status:
         """A step that is not finite is not made; too many in a row end the run."""
         self._bad_steps = 0 if finite else self._bad_steps + 1
@@ -57,7 +54,7 @@ class Baseline:
         step_norm: float = math.nan, local_iters: int = 0,
     ) -> StepInfo:  # fmt: skip
         """The record of an outer iteration; there is no radius, no ratio (6), and the loss after the step is not evaluated."""
-        after = self._counts()
+        after = self._exchange.counts()
         self._k += 1
         return StepInfo(
             k=self._k - 1, epoch=epoch, loss=loss, grad_norm=grad_norm, rho=math.nan, accepted=made, radius=math.nan,
@@ -87,7 +84,7 @@ class AllReduce(Baseline):
 
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
         """One step on minibatch ``batch`` of ``epoch``; every rank calls."""
-        before = self._counts()
+        before = self._exchange.counts()
         self._objective.select(epoch, batch)
         self._sum_gradients()
         loss, square = self._exchange.get("loss"), dot(self._grad, self._grad)

@@ -67,6 +67,10 @@ class Exchange:
         """As ``sum_``, for a vector of which all entries were started."""
         return self._exchange(None, scalars, self._comm.finish_sum, large=True)
 
+    def counts(self) -> tuple[int, int, int]:
+        """Gradient samples and value samples of all ranks, and vector reductions, so far."""
+        return self.gradient_samples, self.value_samples, self.reductions
+
     def get(self, name: str) -> float:
         """A scalar of the last sum."""
         return self.message.get(name)

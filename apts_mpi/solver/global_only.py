@@ -14,7 +14,7 @@ from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers
 from apts_mpi.solver.build import build_model
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.model import Step
-from apts_mpi.solver.shared_loss import Point, SharedLoss
+from apts_mpi.solver.shared_loss import SharedLoss
 from apts_mpi.solver.trust_region import Verdict, judge, next_radius
 
 
@@ -43,19 +43,19 @@ class GlobalTrustRegion:
 
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
         """One trial step on minibatch ``batch`` of ``epoch``; every rank calls."""
-        before = self._counts()
+        before = self._exchange.counts()
         if not self._known:
             self._loss.select(epoch, batch)
             self._loss.evaluate(self.theta)
             self._loss.move()
         start, radius = self._loss.here, self.radius
-        loss, grad_norm, status = start.loss, math.sqrt(start.grad_square), self._status(start)
+        loss, grad_norm, status = start.loss, math.sqrt(start.grad_square), start.status(self._config.stop.grad_norm)
         rho, accepted, step_norm = math.nan, False, 0.0
         if status is Status.RUNNING:
             verdict, step_norm = self._try()
             rho, accepted, status = verdict.rho, verdict.accepted, self._after(verdict)
             self._known = self._objective.batches == 1
-        after = self._counts()
+        after = self._exchange.counts()
         self._k += 1
         return StepInfo(
             k=self._k - 1, epoch=epoch, loss=loss, grad_norm=grad_norm, rho=rho, accepted=accepted, radius=radius, step_norm=step_norm,
@@ -82,17 +82,6 @@ class GlobalTrustRegion:
                 self._loss.move()
         self.radius = next_radius(self.radius, verdict, step.hits_boundary, rule, rule.radius_min, rule.radius_max)
         return verdict, step.norm
-
-    def _counts(self) -> tuple[int, int, int]:
-        return self._exchange.gradient_samples, self._exchange.value_samples, self._exchange.reductions
-
-    def _status(self, start: Point) -> Status:
-        """Is there anything to do at theta_k?"""
-        if not start.finite:
-            return Status.NONFINITE
-        if start.grad_square == 0:
-            return Status.STATIONARY
-        return Status.GRADIENT if math.sqrt(start.grad_square) <= self._config.stop.grad_norm else Status.RUNNING
 
     def _after(self, verdict: Verdict) -> Status:
         """Can another step do anything?"""

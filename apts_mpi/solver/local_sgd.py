@@ -36,7 +36,7 @@ class LocalSGD(Baseline):
 
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
         """Minibatches H batch .. H batch + H - 1 of ``epoch``, as far as it has so many; every rank calls."""
-        before, period, batches = self._counts(), self._config.baseline.period, self._objective.batches
+        before, period, batches = self._exchange.counts(), self._config.baseline.period, self._objective.batches
         minibatches = [0] * period if batches == 1 else range(batch * period, min((batch + 1) * period, batches))
         values, weights = self._local_steps(epoch, minibatches)
         for point, weight in zip(self._points, weights, strict=True):
