@@ -144,7 +144,9 @@ def _start_mpi_on_all_ranks(guard: Guard, patience: float) -> MPI.Intracomm:
     if owns:
         check_launcher(os.environ, library)
         with guard.waiting(patience):
-            MPI.Init_thread(MPI.THREAD_SERIALIZED)
+            # We call from one thread at a time. But below MULTIPLE MPICH 5 sums through shared-memory cells that are good
+            # for short buffers alone: 2.1 MB at 2 ranks took 1.3 ms instead of 0.35; 16 bytes take 1 us instead of 2.
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
     check_thread_level(MPI.Query_thread(), MPI.THREAD_FUNNELED, library)
     check_size(MPI.COMM_WORLD.Get_size(), os.environ, library)
     guard.join(owns)
