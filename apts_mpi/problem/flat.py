@@ -72,6 +72,16 @@ class FlatModel:
             p.data = part.view(slot.shape)
             p.grad = None if g is None else g.view(slot.shape)
 
+    def write_gradient_(self, grad: Tensor, losses: Tensor, weight: float) -> None:
+        """Overwrite ``grad`` (n,) by the gradient of ``weight`` times the sum of ``losses``; zeros for parameters that have no part in it."""
+        parameters = [p for _, p in self._parameters]
+        found = torch.autograd.grad(losses, parameters, torch.full_like(losses, weight), allow_unused=True)
+        views = list(self.views(grad).values())
+        used = [i for i, value in enumerate(found) if value is not None]
+        if len(used) < len(views):
+            grad.zero_()
+        torch._foreach_copy_([views[i] for i in used], [found[i] for i in used])
+
     def on_gradient(self, act: Callable[[int], None]) -> list[RemovableHandle]:
         """Call ``act(i)`` when a backward pass has added its part to the gradient of slot i; ``remove()`` the handles afterwards."""
         return [p.register_post_accumulate_grad_hook(lambda _, i=i: act(i)) for i, (_, p) in enumerate(self._parameters)]  # type: ignore[no-untyped-call]

@@ -27,8 +27,20 @@ class Evaluator:
         self.flat, self.loss, self.samples = flat, loss, samples
         self.gradient_samples = self.value_samples = 0
 
+    def write(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float) -> Tensor:
+        """weight * sum of the losses of ``rows``, float64 on the device; ``grad`` is overwritten by its gradient."""
+        if grad is None:
+            return self.add(theta, None, data, rows, weight)
+        first = range(rows.start, min(rows.start + PIECE, rows.stop))
+        self.flat.point(theta, None)
+        inputs, targets = data.take(first)
+        losses = self.loss(self.flat.module(inputs), targets)
+        self.flat.write_gradient_(grad, losses, weight)  # neither cleared nor read first: at small batches a tenth of the time
+        self.gradient_samples += len(first)
+        return losses.detach().double().sum() * weight + self.add(theta, grad, data, range(first.stop, rows.stop), weight)
+
     def add(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, watch: Watch | None = None) -> Tensor:
-        """weight * sum of the losses of ``rows``, float64 on the device; the gradient is added into ``grad``.
+        """As ``write``, but the gradient is added into ``grad``.
 
         ``watch`` looks on while the last piece's backward pass makes entries of ``grad`` final.
 
@@ -97,9 +109,7 @@ class DataSubdomain:
         self._chunks = []
 
     def owned(self, theta: Tensor, grad: Tensor | None) -> float:
-        if grad is not None:
-            grad.zero_()
-        return float(self._evaluator.add(theta, grad, self._share, range(self.size), 1 / self.total))
+        return float(self._evaluator.write(theta, grad, self._share, range(self.size), 1 / self.total))
 
     def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Ready) -> float:
         watch = Watch(self._evaluator.flat, nbytes, ready)
@@ -115,10 +125,8 @@ class DataSubdomain:
         return value * (self.total / count) + float(extra)
 
     def local(self, theta: Tensor, grad: Tensor | None) -> float:
-        if grad is not None:
-            grad.zero_()
         count = self.size + self.borrowed
-        return float(self._evaluator.add(theta, grad, self._share, range(count), 1 / count))
+        return float(self._evaluator.write(theta, grad, self._share, range(count), 1 / count))
 
     def cut(self, chunks: int) -> int:
         self._chunks = [block(self.size, chunks, j) for j in range(chunks)]
@@ -129,8 +137,7 @@ class DataSubdomain:
     def owned_by_chunk(self, theta: Tensor, grad: Tensor, kept: Tensor) -> float:
         values = torch.zeros((), dtype=torch.float64, device=theta.device)
         for j, rows in enumerate(self._chunks):
-            kept[j].zero_()
-            value = self._evaluator.add(theta, kept[j], self._share, rows, 1 / len(rows))
+            value = self._evaluator.write(theta, kept[j], self._share, rows, 1 / len(rows))
             if rows.stop <= self.size:
                 values += value * (len(rows) / self.total)
         shares = [len(rows) / self.total if rows.stop <= self.size else 0.0 for rows in self._chunks]
