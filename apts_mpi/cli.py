@@ -213,14 +213,14 @@ def tune(args: argparse.Namespace, read: Callable[[], settings.Settings], comm: 
 
 def show(run: str, comm: Communicator | None) -> int:
     """Print a run."""
-    from apts_mpi.study.report import show_run
+    from apts_mpi.study.show import show_run
 
     return _looking(lambda: show_run(run))
 
 
 def plot(runs: Sequence[str], out: str | None, comm: Communicator | None) -> int:
     """Draw runs into a picture and print its path."""
-    from apts_mpi.study.report import plot_runs
+    from apts_mpi.study.show import plot_runs
 
     return _looking(lambda: say(str(plot_runs(runs, out))))
 

@@ -178,6 +178,7 @@ class RunConfig:
     dir: str = _key("", "run directory; empty: runs/<time>-<name>")
     name: str = _key("train", "last part of the run directory's name")
     evaluate: int = _key(1, "epochs between test evaluations; full batch: outer iterations; 0: only at the end")
+    evaluate_iterations: int = _key(0, "outer iterations between test evaluations, in place of epochs; 0: run.evaluate counts")
     deterministic: bool = _key(True, "torch's deterministic algorithms where they exist")
     monitor: Literal["auto", "live", "plain", "none"] = _key("auto", "live: a view on a terminal; plain: lines for a log")
     measure_wait: bool = _key(False, "a barrier before each sum, to tell waiting from sending; costs time")
@@ -185,6 +186,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _inside("run.evaluate", self.evaluate, 0, math.inf)
+        _inside("run.evaluate_iterations", self.evaluate_iterations, 0, math.inf)
         _inside("run.threads", self.threads, 0, math.inf)
 
 

@@ -82,7 +82,7 @@ class Loop:
         self._steps.append(info)
         self._samples += info.gradient_samples
         self._reductions += info.reductions
-        every = self._config.run.evaluate * self._batches
+        every = self._config.run.evaluate_iterations or self._config.run.evaluate * self._batches
         status = self._status(info)
         looked = self._problem.test is not None and (status is not Status.RUNNING or (every and (k + 1) % every == 0))
         if looked:

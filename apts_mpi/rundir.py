@@ -94,6 +94,13 @@ def read_run(path: str | Path) -> Run:
     return Run(folder, config, provenance, columns, _times(folder / TIMING) if done else [], completion)
 
 
+def finished(folder: Path, config: str) -> bool:
+    """Whether ``folder`` holds a run with exactly the settings ``config`` (TOML) that came to its end."""
+    if not (folder / PROVENANCE).is_file() or not (folder / CONFIG).is_file():
+        return False
+    return (folder / CONFIG).read_text(encoding="utf-8") == config and read_run(folder).completion is not None
+
+
 def read_columns(path: Path) -> dict[str, NDArray[Any]]:
     """The columns of a CSV file up to its first line that is not whole; int64, float64 or str."""
     text = path.read_bytes().decode("utf-8", errors="replace")

@@ -17,7 +17,7 @@ from statistics import fmean, pstdev
 from apts_mpi import settings
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status
-from apts_mpi.rundir import CONFIG, PROVENANCE, Completion, read_run
+from apts_mpi.rundir import Completion, finished, read_run
 
 TUNE = "tune.json"
 TUNED = ("sgd", "adam", "adamw", "local-sgd")
@@ -99,18 +99,10 @@ def tune(config: Config, rates: Sequence[float], seeds: Sequence[int], by: str, 
     trials: list[Trial] = []
     runs = plan(config, rates, seeds)
     for run in runs:
-        if not at_root(partial(finished, run)):
+        if not at_root(partial(finished, Path(run.run.dir), settings.to_toml(run))):
             run_training(run, comm)
         at_root(partial(add, run))
     return at_root(lambda: conclude(config, trials, rates, by, say))
-
-
-def finished(config: Config) -> bool:
-    """Whether the run is on disk with exactly these settings and came to its end."""
-    folder = Path(config.run.dir)
-    if not (folder / PROVENANCE).is_file() or not (folder / CONFIG).is_file():
-        return False
-    return read_run(folder).completion is not None and (folder / CONFIG).read_text(encoding="utf-8") == settings.to_toml(config)
 
 
 def trial(config: Config) -> Trial:

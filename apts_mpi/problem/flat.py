@@ -73,7 +73,7 @@ class FlatModel:
             p.grad = None if g is None else g.view(slot.shape)
 
     def write_gradient_(self, grad: Tensor, losses: Tensor, weight: float) -> None:
-        """Overwrite ``grad`` (n,) by the gradient of ``weight`` times the sum of ``losses``; zeros for parameters that have no part in it."""
+        """Overwrite ``grad`` (n,) by the gradient of ``weight`` times the sum of ``losses``; zeros for unused parameters."""
         parameters = [p for _, p in self._parameters]
         found = torch.autograd.grad(losses, parameters, torch.full_like(losses, weight), allow_unused=True)
         views = list(self.views(grad).values())

@@ -158,6 +158,12 @@ def test_test_set_is_evaluated_when_due_and_at_the_end(evaluate: int, measured: 
     assert np.flatnonzero(np.isfinite(accuracy)).tolist() == measured and accuracy[9] == result.accuracy
 
 
+def test_test_set_is_evaluated_every_so_many_iterations(tmp_path: Path) -> None:
+    keys = {"dir": str(tmp_path / "r"), "evaluate_iterations": 3}
+    run(test=task(100, seed=5), data={"batch": 60}, stop={"iterations": 10}, run=keys)
+    assert np.flatnonzero(np.isfinite(read_run(tmp_path / "r").columns["accuracy"])).tolist() == [2, 5, 8, 9]
+
+
 def test_totals_and_records(tmp_path: Path) -> None:
     result = run(data={"batch": 60}, stop={"iterations": 6}, run={"dir": str(tmp_path / "r")})
     stored = read_run(tmp_path / "r")

@@ -90,7 +90,7 @@ def test_house_rules(name: str) -> None:
         ("cli.py", "import torch", ["cli.py imports torch"]),
         ("cli.py", "def f():\n import torch", []),
         ("cli.py", "if TYPE_CHECKING:\n import h5py", []),
-        ("study/report.py", "def f():\n import h5py, pickle", ["study/report.py imports h5py", "study/report.py imports pickle"]),
+        ("study/show.py", "def f():\n import h5py, pickle", ["study/show.py imports h5py", "study/show.py imports pickle"]),
         ("solver/apts.py", "from apts_mpi.solver import lsr1\nimport torch", []),
         ("timing.py", "try: eval(print(1))\nexcept Exception: torch.load(0)", ["catches Exception", "eval", "print", "torch.load"]),
         ("timing.py", "try: pass\nexcept: model.eval()", ["catches everything"]),

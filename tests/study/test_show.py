@@ -16,7 +16,7 @@ from apts_mpi.rundir import Completion, read_run
 from apts_mpi.storage.records import RunDirectory
 from apts_mpi.study import tables
 from apts_mpi.study.plots import labels
-from apts_mpi.study.report import plot_runs, show_run
+from apts_mpi.study.show import plot_runs, show_run
 from apts_mpi.timing import Timers
 
 CONFIG = 'preset = "default"\n[local]\niters = 7\n[model]\nname = "mlp"\nwidths = [64, 32]\n[trust_region]\neta1 = 0.1\neta2 = 0.75\n'
@@ -71,7 +71,7 @@ def test_a_reader_that_leaves_early_is_no_error(command: str, tmp_path: Path, mo
     def gone(*args: object) -> None:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr("apts_mpi.study.report.show_run", gone)
+    monkeypatch.setattr("apts_mpi.study.show.show_run", gone)
     monkeypatch.setattr("apts_mpi.storage.verify.info", gone)
     words = ["show", str(tmp_path)] if command == "show" else ["data", "info", str(tmp_path)]
     with pytest.raises(BrokenPipeError):
