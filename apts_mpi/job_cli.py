@@ -65,9 +65,9 @@ def _request(args: argparse.Namespace, words: Sequence[str], config: Config) -> 
     for option in ("ranks_per_node", "cpus_per_rank"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(args, option)}")
-    return jobs.Job(
-        find(args.system), args.nodes, tuple(words), config, args.ranks_per_node or 0, args.cpus_per_rank or 0,
-        jobs.seconds(args.time), args.account, args.partition,
+    return jobs.train(
+        find(args.system), args.nodes, words, config, ranks_per_node=args.ranks_per_node or 0, cpus_per_rank=args.cpus_per_rank or 0,
+        seconds=jobs.seconds(args.time), account=args.account, partition=args.partition,
     )  # fmt: skip
 
 

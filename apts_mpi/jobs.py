@@ -8,29 +8,42 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from apts_mpi.config import Config
 from apts_mpi.systems import Line, System
 
 _TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)|(\d+))")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,-]*")
+RANKS = 'srun "${srun_options[@]}"'  # starts the ranks of a job
+SRUN = '"srun ${srun_options[*]}"'  # the same as one word for another program, which adds -n and -N
+_ONCE = "there are no checkpoints: a second start would begin again"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for; ValueError names the option that cannot be met."""
+    """What is asked for and what it runs; ValueError names the option that cannot be met."""
 
     system: System
     nodes: int
-    words: tuple[str, ...]  # arguments of ``apts-mpi train``
-    config: Config  # what these mean
+    command: str  # the shell line at the end; RANKS and SRUN stand in it for srun with this machine's options
+    what: str = "apts-mpi train"
     ranks_per_node: int = 0  # 0: the system's
     cpus_per_rank: int = 0  # cores; 0: a fair share of the node, 1 where its size is unknown
     seconds: int = 3600
     account: str = ""
     partition: str = ""  # empty: the system's
+    name: str = "apts"
+    log: Line = ("%x-%j.log", "one log; the run directory holds the results")
+    array: str = ""  # indices, as 0-4; empty: one job
+    array_reason: str = ""
+    exclusive: str = ""  # the reason why nothing else may be on the nodes; empty: others may
+    once: str = _ONCE  # the reason why Slurm must not start it again
+    wall_time: int = 0  # seconds of training; 0: no limit of ours
+    wall_reason: str = ""  # in place of a signal
+    share_gpu: bool = False  # more ranks than GPUs are meant, or none is used
 
     def __post_init__(self) -> None:
         for option in ("nodes", "ranks_per_node", "cpus_per_rank"):
@@ -43,14 +56,10 @@ class Job:
             if getattr(self, option) and not _NAME.fullmatch(getattr(self, option)):
                 raise ValueError(f"--{option} must consist of letters, digits and _ . , -, got {getattr(self, option)!r}")
         self._check_node()
-        subdomains = self.config.solver.subdomains
-        if 0 < subdomains < self.total:
-            raise ValueError(f"solver.subdomains is {subdomains}, but {self.total} ranks need one each; ask for fewer, or set it to 0")
 
     def _check_node(self) -> None:
-        system, run = self.system, self.config.run
-        shared = run.share_gpu or run.device == "cpu"
-        if system.gpus and self.ranks > system.gpus and not shared:
+        system = self.system
+        if system.gpus and self.ranks > system.gpus and not self.share_gpu:
             raise ValueError(f"a node of {system.name} has {system.gpus} GPUs, got --ranks-per-node {self.ranks}; see run.share_gpu")
         if system.masks and self.ranks > len(system.masks):
             raise ValueError(f"{system.name} is known for up to {len(system.masks)} ranks per node, got {self.ranks}")
@@ -72,10 +81,20 @@ class Job:
         """Per rank: its share of the cores, a GPU's share where there are fewer ranks than GPUs."""
         return self.cpus_per_rank or max(1, self.system.cores // max(self.ranks, self.system.gpus, 1))
 
-    @property
-    def wall_time(self) -> int:
-        """Seconds of the run phase that leave time to start and to write; 0 if the settings limit it already."""
-        return 0 if math.isfinite(self.config.stop.wall_time) else max(self.seconds // 2, min(self.seconds * 9 // 10, self.seconds - 120))
+
+def train(system: System, nodes: int, words: Sequence[str], config: Config, **asked: Any) -> Job:
+    """A job of ``apts-mpi train WORDS``, which mean ``config``; ``asked`` are fields of Job; ValueError as there."""
+    run, subdomains = config.run, config.solver.subdomains
+    command = shlex.join(["python", "-m", "apts_mpi", "train", *words])
+    limit = asked.get("seconds", Job.seconds)
+    job = Job(
+        system, nodes, f"{RANKS} {command}" if system.scheduler == "slurm" else command, share_gpu=run.share_gpu or run.device == "cpu",
+        wall_time=0 if math.isfinite(config.stop.wall_time) else max(limit // 2, min(limit * 9 // 10, limit - 120)),
+        wall_reason="the run ends by itself before the time limit, and a signal would end it without results", **asked,
+    )  # fmt: skip
+    if 0 < subdomains < job.total:
+        raise ValueError(f"solver.subdomains is {subdomains}, but {job.total} ranks need one each; ask for fewer, or set it to 0")
+    return job
 
 
 def seconds(text: str) -> int:
@@ -100,7 +119,7 @@ def render(job: Job) -> str:
 
 def _head(job: Job) -> Iterator[str]:
     yield "#!/usr/bin/env bash"
-    yield f"# apts-mpi train on {job.system.title}:"
+    yield f"# {job.what} on {job.system.title}:"
     yield f"# {_count(job.nodes, 'node')} x {_count(job.ranks, 'rank')} x {_count(job.threads, 'core')}. Submit it from the folder"
     yield "# that holds .venv and that relative paths in the settings start from."
     yield "# What says \"check\" is not confirmed by a page of the centre. The pages:"
@@ -120,49 +139,57 @@ def _fill(job: Job, text: str) -> str:
     return text
 
 
-def _lines(job: Job, lines: tuple[Line, ...], before: str = "") -> Iterator[str]:
+def _lines(job: Job, lines: Sequence[Line], before: str = "") -> Iterator[str]:
     """Lines with their reasons; a directive that begins with # is switched off."""
     for text, reason in lines:
         start = f"#{before}{text[1:]}" if before and text.startswith("#") else before + text
         yield _fill(job, start) + (f"  # {reason}" if reason else "")
 
 
+def _directives(job: Job) -> Iterator[Line]:
+    """What sbatch is asked for, without #SBATCH."""
+    system, partition = job.system, job.partition or job.system.partition
+    yield f"--job-name={job.name}", "the log is called by it"
+    yield f"--output={job.log[0]}", job.log[1]
+    if job.array:
+        yield f"--array={job.array}", job.array_reason
+    yield "--nodes={nodes}", ""
+    yield "--ntasks-per-node={ranks}", "ranks" + (", one per GPU" if system.gpus else "")
+    if not system.masks:
+        yield "--cpus-per-task={cpus}", "a rank's share of the node" if system.cores else "cores of a rank, for its threads"
+    yield f"--time={clock(job.seconds)}", ""
+    if job.exclusive:
+        yield "--exclusive", job.exclusive
+    if job.account:
+        yield f"--account={job.account}", ""
+    else:
+        yield "#--account=<project>", "needed here" if system.charged else "if the centre asks for it"
+    if partition:
+        yield f"--partition={partition}", "" if job.partition else system.partition_reason
+    yield "--no-requeue", job.once
+    yield from system.resources
+
+
 def _slurm(job: Job) -> Iterator[str]:
     """Directives, environment and srun."""
-    system, partition = job.system, job.partition or job.system.partition
-    missing = "#--account=<project>", "needed here" if system.charged else "if the centre asks for it"
-    share = "--cpus-per-task={cpus}", "a rank's share of the node" if system.cores else "cores of a rank, for its threads"
-    yield from _lines(
-        job,
-        (
-            ("--job-name=apts", "the log is apts-<job>.log"),
-            ("--output=%x-%j.log", "one log; the run directory holds the results"),
-            ("--nodes={nodes}", ""),
-            ("--ntasks-per-node={ranks}", "ranks" + (", one per GPU" if system.gpus else "")),
-            *([] if system.masks else [share]),
-            (f"--time={clock(job.seconds)}", ""),
-            (f"--account={job.account}", "") if job.account else missing,
-            *([(f"--partition={partition}", "" if job.partition else system.partition_reason)] if partition else []),
-            ("--no-requeue", "there are no checkpoints: a second start would begin again"),
-            *system.resources,
-        ),
-        "#SBATCH ",
-    )
-    yield "# No --signal: the run ends by itself before the time limit, and a signal would end it without results."
-    yield from _lines(job, system.setup)
+    yield from _lines(job, list(_directives(job)), "#SBATCH ")
+    if job.wall_reason:
+        yield f"# No --signal: {job.wall_reason}."
+    yield from _lines(job, job.system.setup)
     yield "set -euo pipefail"
     yield from _environment(job)
-    if not system.masks:
+    if not job.system.masks:
         yield "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # Slurm 22.05 and newer hand --cpus-per-task to srun by this alone"
-    yield "srun_options=("
-    yield from (f"    {line}" for line in _lines(job, system.launch))
-    yield ")"
-    yield f'srun "${{srun_options[@]}}" {_train(job)}'
+    if RANKS in job.command or SRUN in job.command:
+        yield "srun_options=("
+        yield from (f"    {line}" for line in _lines(job, job.system.launch))
+        yield ")"
+    yield job.command
 
 
 def _pbs(job: Job) -> Iterator[str]:
     """Directives, environment and mpiexec; reasons stand on lines of their own, for qsub reads directives to the line end."""
-    yield "#PBS -N apts"
+    yield f"#PBS -N {job.name}"
     yield "#PBS -j oe"
     yield "# a chunk per node: cores, ranks, and threads per rank"
     yield f"#PBS -l select={job.nodes}:ncpus={job.ranks * job.threads}:mpiprocs={job.ranks}:ompthreads={job.threads}"
@@ -171,14 +198,14 @@ def _pbs(job: Job) -> Iterator[str]:
     yield f"#PBS -l walltime={clock(job.seconds)}"
     yield f"#PBS -A {job.account}" if job.account else "##PBS -A <project, if asked for>"
     yield f"#PBS -q {job.partition}" if job.partition else "##PBS -q <queue, if asked for>"
-    yield "# there are no checkpoints: a second start would begin again"
+    yield f"# {job.once}"
     yield "#PBS -r n"
     yield "set -euo pipefail"
     yield 'cd "$PBS_O_WORKDIR"  # PBS starts in the home folder'
     yield from _environment(job)
     yield "# An MPI built for PBS finds hosts and ranks in $PBS_NODEFILE by itself; another one, as that of the mpich wheel, needs"
     yield '# -f "$PBS_NODEFILE" (Open MPI: --hostfile) and ssh between the nodes. The mpiexec must be that of mpi4py\'s MPI.'
-    yield f"mpiexec -n {job.total} {_train(job)}"
+    yield f"mpiexec -n {job.total} {job.command}"
 
 
 def _environment(job: Job) -> Iterator[str]:
@@ -188,7 +215,3 @@ def _environment(job: Job) -> Iterator[str]:
     yield from _lines(job, job.system.environment)
     if job.wall_time:
         yield f"export APTS_STOP__WALL_TIME={job.wall_time}  # seconds of training: it ends in time, with all files written"
-
-
-def _train(job: Job) -> str:
-    return shlex.join(["python", "-m", "apts_mpi", "train", *job.words])

@@ -20,7 +20,7 @@ ODD = ("data/my set.toml", "--run.name", "a'b\"c $HOME `id` \\", "--run.dir=x\ny
 
 
 def job(system: str = "slurm", nodes: int = 2, words: tuple[str, ...] = (), **keys: object) -> jobs.Job:
-    return jobs.Job(find(system), nodes, words, keys.pop("config", Config()), **keys)  # type: ignore[arg-type]
+    return jobs.train(find(system), nodes, words, keys.pop("config", Config()), **keys)  # type: ignore[arg-type]
 
 
 def directives(script: str) -> dict[str, str]:
@@ -217,5 +217,7 @@ def test_scripts_of_the_jobs_folder_are_short_bash(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 40
     if path.suffix == ".sbatch":
-        assert {"ntasks", "time", "output", "no-requeue"} <= set(directives(text))
+        given = set(directives(text))
+        assert {"time", "output"} <= given and given & {"ntasks", "ntasks-per-node"}
+        assert ("requeue" if path.stem == "requeue" else "no-requeue") in given
         assert "set -euo pipefail\n. jobs/env.sh\n" in text
