@@ -53,6 +53,7 @@ class Rate:
     accuracy_spread: float  # standard deviation over the seeds
     loss: float  # mean
     diverged: int  # runs
+    target_passes: float = math.nan  # mean gradient evaluations to stop.target_accuracy, in passes; nan if a run did not reach it
 
 
 def check(config: Config) -> None:
@@ -81,7 +82,8 @@ def plan(config: Config, rates: Sequence[float], seeds: Sequence[int]) -> list[C
 def tune(config: Config, rates: Sequence[float], seeds: Sequence[int], by: str, comm: Communicator, say: Say) -> int:
     """Make the runs that are missing, show the table, write tune.json; every rank calls. 3 if every rate diverged.
 
-    ``by``: accuracy (highest mean) or loss (lowest). ``say`` prints a line; only rank 0's is called.
+    ``by``: accuracy (highest mean), loss (lowest) or target (fewest gradient evaluations to stop.target_accuracy).
+    ``say`` prints a line; only rank 0's is called.
     """
     from apts_mpi.parallel.handshake import together
     from apts_mpi.train import run_training
@@ -123,13 +125,20 @@ def summary(trials: Sequence[Trial], rates: Sequence[float]) -> list[Rate]:
         accuracies, diverged = [each.accuracy for each in runs], sum(each.diverged for each in runs)
         known = all(math.isfinite(value) for value in accuracies)
         loss = math.nan if diverged else fmean(each.loss for each in runs)
-        found.append(Rate(lr, fmean(accuracies) if known else math.nan, pstdev(accuracies) if known else math.nan, loss, diverged))
+        reached = all(each.status == Status.TARGET_ACCURACY.value for each in runs)
+        passes = fmean(each.passes for each in runs) if reached else math.nan
+        found.append(Rate(lr, fmean(accuracies) if known else math.nan, pstdev(accuracies) if known else math.nan, loss, diverged, passes))
     return found
 
 
 def best_of(found: Sequence[Rate], by: str) -> Rate | None:
-    """The best rate of which no run diverged; by loss where there is no accuracy or it is the same. None if all diverged."""
+    """The best rate of which no run diverged; by loss where there is no accuracy or it is the same. None if all diverged.
+
+    By target: the best of those that reached it in every run; None if there is none.
+    """
     good = [rate for rate in found if not rate.diverged]
+    if by == "target":
+        return min((rate for rate in good if math.isfinite(rate.target_passes)), key=lambda rate: rate.target_passes, default=None)
     if by == "accuracy" and all(math.isfinite(rate.accuracy) for rate in good):
         return max(good, key=lambda rate: (rate.accuracy, -rate.loss), default=None)
     return min(good, key=lambda rate: rate.loss, default=None)
@@ -155,7 +164,8 @@ def conclude(config: Config, trials: Sequence[Trial], rates: Sequence[float], by
     }  # fmt: skip
     folder = folder_of(config)
     write_atomic(folder / TUNE, (json.dumps(plain(report), indent=2, allow_nan=False) + "\n").encode())
-    say(f"best learning rate: {best.lr:g}  ({folder / TUNE})" if best else f"every learning rate diverged  ({folder / TUNE})")
+    none = "no learning rate reached stop.target_accuracy" if by == "target" else "every learning rate diverged"
+    say(f"best learning rate: {best.lr:g}  ({folder / TUNE})" if best else f"{none}  ({folder / TUNE})")
     return 0 if best else 3
 
 
@@ -176,8 +186,9 @@ def line(each: Trial) -> str:
 
 def table(found: Sequence[Rate], best: Rate | None) -> list[str]:
     """All rates, the best one marked."""
-    lines = [f"{'lr':>10} {'loss':>10} {'test%':>8} {'spread':>7} {'diverged':>8}"]
+    lines = [f"{'lr':>10} {'loss':>10} {'test%':>8} {'spread':>7} {'diverged':>8} {'to target':>9}"]
     for rate in found:
-        cells = f"{rate.lr:>10g} {rate.loss:>10.4g} {rate.accuracy:>8.2f} {rate.accuracy_spread:>7.2f} {rate.diverged:>8d}"
+        accuracy = f"{rate.accuracy:>8.2f} {rate.accuracy_spread:>7.2f}"
+        cells = f"{rate.lr:>10g} {rate.loss:>10.4g} {accuracy} {rate.diverged:>8d} {rate.target_passes:>9.2f}"
         lines.append(cells.replace("nan", "  -") + ("  best" if rate is best else ""))
     return lines

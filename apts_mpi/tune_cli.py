@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", int, float)
 
-USAGE = "apts-mpi tune [FILE.toml] --method NAME --lrs RATE,RATE,... [--seeds INT,INT,...] [--by loss] [--section.key VALUE ...]"
+USAGE = "apts-mpi tune [FILE.toml] --method NAME --lrs RATE,RATE,... [--seeds INT,INT,...] [--by loss|target] [--section.key VALUE ...]"
 OPTIONS = ("lrs", "seeds", "by")
 ABOUT = """Train once for every learning rate and seed, and name the rate that is best by the mean over the seeds.
 All other options are those of train. The same command again goes on where the search stopped."""
@@ -27,7 +27,8 @@ def add_tune_parser(commands: argparse._SubParsersAction[Any]) -> None:
     tune.add_argument("file", nargs="?", metavar="FILE.toml", help="settings, as for train; method sgd, adam, adamw or local-sgd")
     tune.add_argument("--lrs", required=True, metavar="RATE,...", type=_numbers(float), help="learning rates to try")
     tune.add_argument("--seeds", default=[0], metavar="INT,...", type=_numbers(int), help="seeds of every rate [0]")
-    tune.add_argument("--by", default="accuracy", choices=["accuracy", "loss"], help="what is compared at the end of the runs [accuracy]")
+    what = "what is compared at the end of the runs; target: gradient evaluations to stop.target_accuracy [accuracy]"
+    tune.add_argument("--by", default="accuracy", choices=["accuracy", "loss", "target"], help=what)
 
 
 def reader(args: argparse.Namespace, read: Callable[[], settings.Settings]) -> Callable[[], settings.Settings]:

@@ -65,6 +65,19 @@ def test_rates_that_diverge_are_never_best(tmp_path: Path, capsys: pytest.Captur
     assert json.loads((tmp_path / "search" / TUNE).read_text())["best_lr"] is None
 
 
+def test_the_rate_that_reaches_the_target_with_least_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards(tmp_path)
+    goal = ["--by", "target", "--stop.target_accuracy", "75", "--run.evaluate_iterations", "1"]
+    assert main(words(tmp_path, "--lrs", "1e-7,0.02,0.2", *goal)) == 0
+    rates = json.loads((tmp_path / "search" / TUNE).read_text())["rates"]
+    runs = {lr: read_run(tmp_path / "search" / f"lr-{lr:g}-seed-0").columns for lr in (0.02, 0.2)}
+    needed = {lr: columns["passes"][(columns["accuracy"] >= 75).argmax()] for lr, columns in runs.items()}
+    assert rates[0]["target_passes"] is None and [rate["target_passes"] for rate in rates[1:]] == pytest.approx(list(needed.values()))
+    assert json.loads((tmp_path / "search" / TUNE).read_text())["best_lr"] == min(needed, key=lambda lr: needed[lr])
+    assert main(words(tmp_path, "--lrs", "1e-7", *goal)) == cli.NUMERICAL
+    assert "no learning rate reached stop.target_accuracy" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("more", "message"), [
     ([], "the following arguments are required: --lrs"),
     (["--lrs"], "argument --lrs: expected one argument"),
