@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -19,13 +20,13 @@ from apts_mpi.monitor import Monitor
 from apts_mpi.network import emulated
 from apts_mpi.problem.scoring import score
 from apts_mpi.rundir import Completion
-from apts_mpi.solver.build import build_stepper, outer_per_epoch
+from apts_mpi.solver.build import Stepper, outer_per_epoch
 from apts_mpi.timing import Timers
 
 if TYPE_CHECKING:
     from apts_mpi.storage.records import RunDirectory
 
-EXIT_CODES = {Status.NONFINITE: 3}  # all others end well
+Maker = Callable[[Config, Problem, Communicator, Timers, Callable[[], bool]], Stepper]  # the last one: is it time to stop?
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,24 @@ class Result:
     @property
     def exit_code(self) -> int:
         """0 finished, 3 numerical failure."""
-        return EXIT_CODES.get(self.status, 0)
+        return 3 if self.status is Status.NONFINITE else 0
 
 
 class Loop:
-    """The outer iterations of one run: step, look, record, until something says stop."""
+    """The outer iterations of one run: step, look, record, until something says stop; ``facts`` go into header and provenance."""
 
-    def __init__(self, config: Config, comm: Communicator, problem: Problem, timers: Timers, threads: int, write: bool) -> None:
+    def __init__(
+        self, config: Config, comm: Communicator, problem: Problem, timers: Timers, threads: int, write: bool, make: Maker,
+        facts: Mapping[str, str],
+    ) -> None:  # fmt: skip
         self._config, self._comm, self._problem, self._timers, self._threads = config, comm, problem, timers, threads
+        self._facts, self._network = facts, str(emulated(config.comm, comm.size) or "")
         self._batches = outer_per_epoch(config, problem.objective.batches)  # outer iterations in an epoch
         limits = [config.stop.epochs * self._batches, config.stop.iterations]
         self._total = min((limit for limit in limits if limit), default=0)
         self._directory = self._make_directory(threads) if write else None
         self._monitor = Monitor(config.run.monitor if comm.rank == 0 else "none", self._total, f"apts_mpi: {config.run.name}")
-        self._solver = build_stepper(config, problem.theta, problem.objective, comm, timers, problem.subdomains, self._late)
+        self._solver = make(config, problem, comm, timers, self._late)
         self._sent = comm.messages, comm.bytes  # by earlier runs in this process
         self._samples = self._reductions = 0
         self._accuracy = math.nan
@@ -203,11 +208,7 @@ class Loop:
             "device": f"{problem.theta.device}, {self._threads} thread{'s' * (self._threads > 1)} per rank",
             "run": str(self._directory.path) if self._directory else "not stored",
         }  # fmt: skip
-        return facts | ({"network": self._network()} if self._network() else {})
-
-    def _network(self) -> str:
-        """What network is emulated; empty if none is."""
-        return str(emulated(self._config.comm, self._comm.size) or "")
+        return {**facts, **self._facts, **({"network": self._network} if self._network else {})}
 
     def _make_directory(self, threads: int) -> RunDirectory | None:
         """Rank 0's run directory; every rank calls."""
@@ -220,8 +221,8 @@ class Loop:
             config_sha256=settings.digest(config), seed=config.run.seed, data=problem.data.fingerprint, mpi_library=comm.library,
             hosts=hosts, threads=threads, devices=devices, n_params=problem.theta.numel(), subdomains=problem.subdomains,
         ) | {
-            "emulated_network": self._network(), "flops_per_gradient": problem.arithmetic.gradient,
-            "flops_per_value": problem.arithmetic.value, "peak_flops": problem.arithmetic.peak,
+            "emulated_network": self._network, "flops_per_gradient": problem.arithmetic.gradient,
+            "flops_per_value": problem.arithmetic.value, "peak_flops": problem.arithmetic.peak, **self._facts,
         }  # fmt: skip
 
         def make() -> RunDirectory | None:

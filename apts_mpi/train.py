@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from apts_mpi import assembly, settings, timing
-from apts_mpi.assembly import Data, Values
+from apts_mpi.assembly import Data, Problem, Values
 from apts_mpi.config import PRESETS, Config, DataConfig
 from apts_mpi.contracts import Communicator
-from apts_mpi.loop import Loop, Result
+from apts_mpi.loop import Loop, Maker, Result
 from apts_mpi.network import emulated
 from apts_mpi.problem.losses import Loss
 from apts_mpi.problem.models import build_model
+from apts_mpi.solver.build import Stepper, build_stepper
 from apts_mpi.timing import Timers
 from apts_mpi.tracing import tracer
 
@@ -76,8 +78,21 @@ def _check_label(config: Config) -> None:
         raise ValueError(f"config is named preset {config.preset}, but has the default's values; make it with preset({config.preset!r})")
 
 
-def run_training(config: Config, comm: Communicator) -> Result:
-    """Train as configured, on a data set of shards, and leave a run directory; every rank calls."""
+def configured(config: Config, problem: Problem, comm: Communicator, timers: Timers, stop_wanted: Callable[[], bool]) -> Stepper:
+    """The method that ``method`` names; every rank calls."""
+    return build_stepper(config, problem.theta, problem.objective, comm, timers, problem.subdomains, stop_wanted)
+
+
+def run_training(
+    config: Config, comm: Communicator, make_stepper: Maker = configured, facts: Mapping[str, str] = MappingProxyType({})
+) -> Result:
+    """Train as configured, on a data set of shards, and leave a run directory; every rank calls.
+
+    Args:
+        make_stepper: builds what takes the steps, a ``solver.build.Stepper``, on this rank's share of the problem; every rank calls it.
+            All must find the same status. A program that brings its own counts what it sends in the ``comm`` that it gave.
+        facts: what such a program says of itself, for the header and ``provenance.json``.
+    """
 
     def load() -> Data:
         from apts_mpi.storage.shards import open_dataset
@@ -87,15 +102,16 @@ def run_training(config: Config, comm: Communicator) -> Result:
         wanted = config.data
         return assembly.from_shards(dataset.split("train"), test, wanted.normalize, wanted.limit, dataset.fingerprint, wanted.path)
 
-    def make(data: Data) -> nn.Module:
+    def module(data: Data) -> nn.Module:
         return build_model(config.model, data.sample_shape, data.outputs, config.run.seed)
 
-    return _run(config, comm, load, make, config.model.loss, write=True)
+    return _run(config, comm, load, module, config.model.loss, True, make_stepper, facts)
 
 
 def _run(
-    config: Config, comm: Communicator, load: Callable[[], Data], make: Callable[[Data], nn.Module], loss: str | Loss, write: bool
-) -> Result:
+    config: Config, comm: Communicator, load: Callable[[], Data], module: Callable[[Data], nn.Module], loss: str | Loss, write: bool,
+    make_stepper: Maker = configured, facts: Mapping[str, str] = MappingProxyType({}),
+) -> Result:  # fmt: skip
     """Set up, agree, loop, finish; every rank calls."""
     from apts_mpi.parallel.devices import choose_device, set_threads
     from apts_mpi.parallel.handshake import handshake, together
@@ -109,7 +125,7 @@ def _run(
     timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None, tracer=tracer(device.type == "cuda"))
     comm = instrumented(comm, config, timers)
     data = together(comm, load)
-    problem = together(comm, lambda: assembly.build(data, make(data), loss, config, comm, device))
+    problem = together(comm, lambda: assembly.build(data, module(data), loss, config, comm, device))
     # Each rank computes the global step for itself: with other arithmetic it would end elsewhere.
     arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
     model = {"layout of the parameters": problem.flat.layout, "frozen parameters and buffers": problem.flat.fixed}
@@ -120,7 +136,7 @@ def _run(
     comm.barrier()  # all ranks measure their peak at the same time, as they will compute
     found = together(comm, lambda: assembly.measure(problem, config.run.peak))
     problem.arithmetic = replace(found, peak=sum(row[0] for row in comm.gather([found.peak])) / comm.size)
-    return Loop(config, comm, problem, timers, threads, write).run()
+    return Loop(config, comm, problem, timers, threads, write, make_stepper, facts).run()
 
 
 def instrumented(comm: Communicator, config: Config, timers: Timers) -> Communicator:

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.distributed as dist
+from gloo import connect
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
@@ -95,21 +94,6 @@ class Theirs:
 
     def theta(self) -> Tensor:
         return torch.cat([p.detach().reshape(-1) for p in self.model.parameters()])
-
-
-def connect(comm: Communicator, device: torch.device) -> str:
-    """torch's process group beside ours, over a port that rank 0 has found free; returns its backend."""
-    if len(set(comm.gather_text(comm.host))) > 1:
-        raise SystemExit("ddp_gloo.py runs on one node: its ranks meet at 127.0.0.1")
-    port = ""
-    if comm.rank == 0:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = str(found.getsockname()[1])
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"tcp://127.0.0.1:{comm.share(port)}", rank=comm.rank, world_size=comm.size)
-    return backend
 
 
 def run(step: Callable[[int], None], steps: range, device: torch.device) -> None:

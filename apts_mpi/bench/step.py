@@ -7,6 +7,7 @@ as many samples as the iteration evaluated, on the same tensors, and as many in-
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from apts_mpi.problem.models import build_model
 from apts_mpi.problem.objective import PIECE, DataObjective, Evaluator, needed_ranges
 from apts_mpi.problem.objective import plan as plan_order
 from apts_mpi.problem.samples import Samples
-from apts_mpi.solver.build import build_stepper, check_method, outer_per_epoch
+from apts_mpi.solver.build import Stepper, build_stepper, check_method, outer_per_epoch
 from apts_mpi.train import instrumented
 
 CPU = torch.device("cpu")
@@ -56,32 +57,55 @@ class Bare:
             self.reduce()
 
 
-def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples: int, plan: Plan) -> dict[str, Any]:
-    """Outer iterations of ``config`` with ``samples`` random samples of ``shape`` per rank and minibatch; every rank calls.
+@dataclass(frozen=True)
+class Rig:
+    """A stepper on random data, and what it is made of."""
 
-    Random data borrow nothing from their neighbours: ``data.overlap`` and ``data.batch`` have no say here.
+    stepper: Stepper
+    timers: timing.Timers
+    inputs: Tensor  # this rank's
+    targets: Tensor
+    n_params: int
+    samples: int  # per rank and minibatch
+    per_epoch: int  # outer iterations in an epoch
+
+    def step(self, k: int) -> StepInfo:
+        """Outer iteration k; every rank calls."""
+        return self.stepper.step(k // self.per_epoch, k % self.per_epoch)
+
+
+def build(comm: Communicator, config: Config, shape: tuple[int, ...], samples: int, batches: int = BATCHES) -> Rig:
+    """The stepper of ``config`` with ``samples`` random samples of ``shape`` per rank in each of ``batches`` minibatches; every rank calls.
+
+    Random data borrow nothing from their neighbours: ``data.overlap`` and ``data.batch`` have no say here. ValueError on every rank.
     """
     comm.configure(config.comm.reduction, config.comm.count_limit)
     subdomains, total = config.solver.subdomains or comm.size, samples * comm.size
-    check_counts(BATCHES * total, subdomains, comm.size)
-    orders = plan_order(BATCHES * total, subdomains, batch=total, overlap=0.0, seed=config.run.seed)
-    mine = block(subdomains, comm.size, comm.rank)
+    check_counts(batches * total, subdomains, comm.size)
+    check_method(config, batches, CPU)
+    orders = plan_order(batches * total, subdomains, batch=total, overlap=0.0, seed=config.run.seed)
+    mine, dtype = block(subdomains, comm.size, comm.rank), getattr(torch, config.model.dtype)
     ranges = [r for r in needed_ranges(orders, mine) if len(r)]
-    generator, dtype = torch.Generator().manual_seed(comm.rank), getattr(torch, config.model.dtype)
+    generator = torch.Generator().manual_seed(comm.rank)
     inputs = torch.randn(sum(map(len, ranges)), *shape, generator=generator, dtype=dtype)
     targets = torch.randint(CLASSES, (len(inputs),), generator=generator)
-    module, twin = (build_model(config.model, shape, CLASSES, config.run.seed).to(dtype) for _ in range(2))
-    loss, flat = resolve_loss(config.model.loss), FlatModel(module, dtype, CPU)
-    bare = Bare(twin, loss, inputs[:samples], targets[:samples], raw_sum(comm, flat.n_params, np.dtype(config.model.dtype)))
+    flat = FlatModel(build_model(config.model, shape, CLASSES, config.run.seed), dtype, CPU)
     held = Samples(ranges, inputs, targets, dtype=dtype, device=CPU)
-    objective = DataObjective(Evaluator(flat, loss, held), orders, mine, BATCHES)
-    check_method(config, BATCHES, CPU)
+    objective = DataObjective(Evaluator(flat, resolve_loss(config.model.loss), held), orders, mine, batches)
     timers = timing.Timers()
     stepper = build_stepper(config, flat.initial(), objective, instrumented(comm, config, timers), timers, subdomains)
-    per_epoch = outer_per_epoch(config, BATCHES)
-    found = _run(comm, lambda k: stepper.step(k // per_epoch, k % per_epoch), bare, timers, plan)
-    table = timing.table(comm.gather(timers.row()))
-    return {**found, "n_params": flat.n_params, "samples_per_rank": samples, "table": timing.render(table)}
+    return Rig(stepper, timers, inputs, targets, flat.n_params, samples, outer_per_epoch(config, batches))
+
+
+def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples: int, plan: Plan) -> dict[str, Any]:
+    """Outer iterations on the random data of ``build``, each with its floor; every rank calls."""
+    rig, dtype = build(comm, config, shape, samples), config.model.dtype
+    twin = build_model(config.model, shape, CLASSES, config.run.seed).to(getattr(torch, dtype))
+    reduce = raw_sum(comm, rig.n_params, np.dtype(dtype))
+    bare = Bare(twin, resolve_loss(config.model.loss), rig.inputs[:samples], rig.targets[:samples], reduce)
+    found = _run(comm, rig.step, bare, rig.timers, plan)
+    table = timing.table(comm.gather(rig.timers.row()))
+    return {**found, "n_params": rig.n_params, "samples_per_rank": samples, "table": timing.render(table)}
 
 
 def _run(

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from train_cases import CLASSES, INPUTS, network, settings, shards, task
 
 from apts_mpi import Config, Result, Status, run_training, train
+from apts_mpi.assembly import Problem
+from apts_mpi.contracts import Communicator, StepInfo, Timers
 from apts_mpi.parallel.handshake import SetupError
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.rundir import read_run
@@ -417,6 +420,35 @@ def test_missing_data_set_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="(?s)no data set at .*set .*apts-mpi data convert") as caught:
         run_training(configured(tmp_path), SerialCommunicator())
     assert str(tmp_path / "set") in str(caught.value)
+
+
+def test_a_program_brings_its_own_stepper(tmp_path: Path) -> None:
+    """Normalised gradient descent of the caller's: its steps are taken, its facts written down, and nothing of ours steps."""
+    shards(tmp_path)
+    lengths: list[float] = []
+
+    class Stepper:
+        def __init__(self, config: Config, problem: Problem, comm: Communicator, timers: Timers, late: Callable[[], bool]) -> None:
+            self.theta, self.objective, self.late, self.k = problem.theta, problem.objective, late, 0
+
+        def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
+            self.objective.select(epoch, batch)
+            grad, before = torch.zeros_like(self.theta), self.theta.clone()
+            loss = sum(subdomain.owned(self.theta, grad) for subdomain in self.objective.subdomains)
+            self.theta.sub_(0.05 * grad / grad.norm())
+            lengths.append(float((self.theta - before).norm()))
+            self.k += 1
+            return StepInfo(self.k - 1, epoch, loss, math.nan, math.nan, True, math.nan, 0.05, math.nan, False, math.nan, 0, 0,
+                            math.nan, 120, 0, 1, Status.RUNNING, self.late())  # fmt: skip
+
+    config = configured(tmp_path, stop={"epochs": 7})
+    result = run_training(config, SerialCommunicator(), Stepper, {"program": "of the test"})
+    assert lengths == pytest.approx([0.05] * 7, rel=1e-4) and len(result.steps) == 7
+    assert result.loss < result.steps[0].loss and result.passes == 7
+    run = read_run(result.directory)
+    assert run.provenance["program"] == "of the test" and run.completion is not None and run.completion.iterations == 7
+    late = run_training(configured(tmp_path, stop={"wall_time": 1e-9}), SerialCommunicator(), Stepper)
+    assert late.status is Status.WALL_TIME and len(late.steps) == 1 and "program" not in read_run(late.directory).provenance
 
 
 def test_regression_on_shards(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""The programs of benchmarks/: DistributedDataParallel in the place of our SGD, and which settings it refuses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "train"))
+from train_cases import shards
+
+from apts_mpi import settings
+from apts_mpi.rundir import finished, read_run
+from apts_mpi.storage.parameters import read_parameters
+
+PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+BESIDE = Path(sys.executable).parent / "mpiexec"
+MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
+RANKS = 2
+CONFIG = """
+method = "sgd"
+[data]
+path = "set"
+batch = 30
+[baseline]
+lr = 0.05
+schedule = "cosine"
+weight_decay = 1e-3
+nesterov = true
+[model]
+widths = [8]
+[stop]
+epochs = 6
+[run]
+device = "cpu"
+threads = 1
+monitor = "none"
+"""
+
+pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec beside the interpreter or on PATH")
+
+
+def start(folder: Path, *words: str, ranks: int = RANKS) -> subprocess.CompletedProcess[str]:
+    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def theta(run: Path) -> np.ndarray:
+    return np.concatenate([values.reshape(-1) for values in read_parameters(run / "parameters.h5").values()])
+
+
+@pytest.mark.parametrize("options", [("--data.batch", "30"), ("--data.batch", "0", "--stop.epochs", "20")])
+def test_ddp_makes_the_run_that_our_sgd_makes(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """121 samples: the ranks' shares differ in size, and 20 steps or more go beyond the first word of rank 0."""
+    shards(tmp_path, samples=121)
+    (tmp_path / "c.toml").write_text(CONFIG)
+    for folder, words in (("ddp", [str(PROGRAMS / "ddp_train.py")]), ("ours", ["-m", "apts_mpi", "train"])):
+        done = start(tmp_path, *words, "c.toml", "--run.dir", folder, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+    theirs, ours = read_run(tmp_path / "ddp"), read_run(tmp_path / "ours")
+    apart = np.linalg.norm(theta(theirs.path) - theta(ours.path)) / np.linalg.norm(theta(ours.path))
+    assert apart < 1e-5
+    assert theirs.completion is not None and ours.completion is not None
+    for name in ("status", "iterations", "epochs", "n_params", "passes", "reductions", "messages", "accuracy"):
+        assert getattr(theirs.completion, name) == getattr(ours.completion, name), name
+    assert theirs.completion.bytes == 4 * theirs.completion.n_params * theirs.completion.iterations
+    assert "DistributedDataParallel" in theirs.provenance["program"] and "rank 0" in theirs.provenance["recorded_loss"]
+    assert {line.region for line in theirs.times if line.phase == "run"} >= {"evaluate", "accept", "test"}
+    for name in ("accuracy", "epoch", "gradient_samples"):
+        np.testing.assert_array_equal(theirs.columns[name], ours.columns[name])
+    wanted = settings.resolve(settings.from_file(tmp_path / "c.toml"), settings.from_options([
+        *((words[0].removeprefix("--"), words[1]) for words in zip(options[::2], options[1::2], strict=True)), ("run.dir", "ddp")
+    ])).config  # fmt: skip
+    assert finished(tmp_path / "ddp", settings.to_toml(wanted))
+
+
+def test_a_time_limit_ends_all_ranks(tmp_path: Path) -> None:
+    """Rank 0's clock alone; the limit is over before the first word of rank 0."""
+    shards(tmp_path)
+    (tmp_path / "c.toml").write_text(CONFIG)
+    done = start(tmp_path, str(PROGRAMS / "ddp_train.py"), "c.toml", "--run.dir", "run", "--stop.wall_time", "1e-9")
+    assert done.returncode == 0, done.stderr
+    completion = read_run(tmp_path / "run").completion
+    assert completion is not None and completion.status == "wall-time limit" and completion.iterations == 16
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ("--method adam", "method must be sgd, got adam"),
+    ("--baseline.overlap true", "baseline.overlap must be false"),
+    ("--solver.subdomains 4", "solver.subdomains must be 0 or the 2 ranks, got 4"),
+    ("--comm.emulate_latency 1e-3", "comm.emulate_latency and comm.emulate_bandwidth must be 0"),
+    ("--stop.target_loss 0.1", "stop.target_loss and stop.grad_norm must not be set"),
+    ("--baseline.lr -1", "baseline.lr must be positive"),
+])  # fmt: skip
+def test_settings_that_ddp_cannot_follow(tmp_path: Path, options: str, words: str) -> None:
+    (tmp_path / "c.toml").write_text(CONFIG)
+    done = start(tmp_path, str(PROGRAMS / "ddp_train.py"), "c.toml", *options.split())
+    assert done.returncode == 2 and done.stderr.count(words) == 1, done.stderr
+    assert "Traceback" not in done.stderr and [path.name for path in tmp_path.iterdir()] == ["c.toml"]
