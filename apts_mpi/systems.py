@@ -137,15 +137,16 @@ SYSTEMS = (
         cpus_per_core=2,
         resources=(
             ("--qos=regular", "without it a job goes to debug"),
-            ("--constraint=gpu", "check: GPU nodes"),
-            ("--gpus-per-node={gpus}", "check: all GPUs are seen by all ranks; a rank takes the one of its local rank"),
+            ("--constraint=gpu", "GPU nodes"),
+            ("--gpus-per-node={gpus}", "all GPUs are seen by all ranks; a rank takes the one of its local rank"),
         ),
         setup=(SITE_MPI,),
         environment=(HOST_MPI,),
-        launch=(KILL, LOG, ("--cpu-bind=cores", "check: threads stay on the cores of their rank")),
+        launch=(KILL, LOG, ("--cpu-bind=cores", "threads stay on the cores of their rank")),
         sources=(
             "https://docs.nersc.gov/jobs/policy/",
-            "https://docs.nersc.gov/systems/perlmutter/running-jobs/",  # could not be read: hence the checks
+            "https://github.com/NERSC/sc23-dl-tutorial/blob/main/submit_pm_dp.sh",  # constraint, GPUs of a node, all seen by all
+            "https://github.com/NERSC/Migrate-to-Perlmutter/blob/main/CPU/run-xthi-pm.sh",  # --cpu-bind=cores
         ),
     ),
     System(
@@ -175,13 +176,13 @@ SYSTEMS = (
         cores=48,
         gpus=4,
         partition="booster",
-        partition_reason="check",
-        resources=(("--gres=gpu:{gpus}", "check: all GPUs of the node; a rank takes the one of its local rank"),),
+        resources=(("--gres=gpu:{gpus}", "all GPUs of the node; a rank takes the one of its local rank"),),
         setup=(SITE_MPI, ("#module load GCC OpenMPI CUDA", "check: names differ between JSC's software stages")),
         launch=(KILL, LOG, ("--cpu-bind=cores", "check: threads stay on the cores of their rank")),
         sources=(
             "https://apps.fz-juelich.de/jsc/hps/juwels/booster-overview.html",
             "https://apps.fz-juelich.de/jsc/hps/juwels/batchsystem.html",
+            "https://github.com/FZJ-JSC/tutorial-multi-gpu/blob/main/.etc/jsccourse-bashrc.sh",  # partition, GPUs of a node
         ),
     ),
 )

@@ -1,0 +1,107 @@
+"""On a real Slurm: a study through jobs/strong.sbatch and `scale submit` to its report, and a job that goes back to the queue."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from slurm_cases import ENVIRON, LIMIT, ended, on_slurm, outcome, submitted
+
+pytestmark = on_slurm
+STUDY = """
+name = "tiny"
+ranks = [1, 2]
+scaling = ["strong"]
+samples = 48
+oversubscribe = true
+[settings]
+data.path = "data/tiny"
+model.widths = [4]
+stop.iterations = 2
+[[method]]
+name = "APTS"
+[[method]]
+name = "SGD"
+method = "sgd"
+data.batch = 16
+"""
+
+
+def apts(place: Path, *words: str, limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
+    return ended([sys.executable, "-m", "apts_mpi", *words], place, limit)
+
+
+def finished(place: Path) -> set[str]:
+    return {path.parent.name for path in (place / "studies/tiny/runs").glob("*/completion.json")}
+
+
+def test_a_study_goes_from_an_array_by_hand_through_submit_to_its_report(place: Path) -> None:
+    (place / "tiny.toml").write_text(STUDY)
+    by_hand = ["--time=5", "--array=0,3", "jobs/strong.sbatch", "tiny.toml"]
+    with submitted(place, *by_hand) as number:
+        told = [outcome(place, f"{number}_{index}") for index in (0, 3)]
+    logs = "".join(path.read_text() for path in place.glob("apts-strong-*.log"))
+    assert [each["JobState"] for each in told] == ["COMPLETED"] * 2, logs
+    first = finished(place)
+    assert len(first) == 8 and {name[-4:] for name in first} == {"rep0", "rep3"}, "2 methods, 2 rank counts, 2 repetitions"
+    times = {name: (place / f"studies/tiny/runs/{name}/completion.json").stat().st_mtime_ns for name in first}
+
+    answer = apts(place, "scale", "submit", "tiny.toml")
+    assert answer.returncode == 0, answer.stderr
+    report = re.findall(r"\b\d{5,}\b", answer.stdout)[-1]
+    told = [outcome(place, report)]
+    logs = "".join(path.read_text() for path in (place / "studies/tiny/jobs").glob("*.log"))
+    assert (told[0]["JobState"], told[0]["ExitCode"]) == ("COMPLETED", "0:0"), logs
+    assert len(finished(place)) == 20, logs
+    assert times == {name: (place / f"studies/tiny/runs/{name}/completion.json").stat().st_mtime_ns for name in first}, "made twice"
+    points = json.loads((place / "studies/tiny/points.json").read_text())
+    assert {point["run"] for point in points["points"]} == finished(place) and not points["failed"]
+    assert {point["ranks"] for point in points["points"]} == {1, 2}
+    text = next((place / "studies/tiny").rglob("report.md")).read_text()
+    assert "APTS" in text and "SGD" in text
+
+
+def test_the_report_waits_for_all_others_whatever_became_of_them(place: Path) -> None:
+    (place / "tiny.toml").write_text(STUDY)
+    dry = apts(place, "scale", "submit", "tiny.toml", "--dry-run", "--account", "p_1")
+    assert dry.returncode == 0, dry.stderr
+    script = (place / "studies/tiny/jobs/report.sbatch").read_text()
+    assert "#SBATCH --account=p_1" in script
+    assert "--dependency=afterany:" in dry.stdout or "report" in dry.stdout
+
+
+TRAINING = ["--data.path", "data/tiny", "--model.widths", "4", "--stop.epochs", "inf", "--stop.wall_time", "12"]
+
+
+def until(place: Path, number: str, log: Path, words: str) -> str:
+    """The log when it holds ``words``."""
+    start = time.monotonic()
+    while time.monotonic() - start < LIMIT / 2:
+        if log.exists() and words in (text := log.read_text()):
+            return text
+        time.sleep(0.3)
+    raise AssertionError(f"{words!r} is not in the log of job {number}: {log.read_text() if log.exists() else 'there is none'}")
+
+
+def test_a_job_goes_back_to_the_queue_once_and_then_ends(place: Path) -> None:
+    with submitted(place, "--time=5", "--export=ALL,MAX_RESTARTS=1", "jobs/requeue.sbatch", *TRAINING, "--run.dir", "runs/again") as number:
+        log = place / f"apts-requeue-{number}.log"
+        until(place, number, log, "apts_mpi: train")
+        assert ended(["scancel", "--signal=USR1", "--batch", number], place, 30).returncode == 0
+        text = until(place, number, log, "requeue: start 2 of at most 2")
+        assert "requeue: start 1 of at most 2" in text, "the log goes on"
+        start = time.monotonic()
+        while log.read_text().count("apts_mpi: train") < 2:
+            assert time.monotonic() - start < LIMIT / 2, log.read_text()
+            time.sleep(0.3)
+        ended(["scancel", "--signal=USR1", "--batch", number], place, 30)
+        told = outcome(place, number)
+    text = log.read_text()
+    assert "requeue: no start is left, going on to the end" in text
+    assert (told["JobState"], told["ExitCode"], told["Restarts"]) == ("COMPLETED", "0:0", "1"), text
+    assert json.loads((place / "runs/again/completion.json").read_text())["ranks"] == 2
+    assert ENVIRON["SLURM_CONF"]
