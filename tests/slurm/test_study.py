@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from slurm_cases import ENVIRON, LIMIT, ended, on_slurm, outcome, submitted
+from slurm_cases import LIMIT, ended, on_slurm, outcome, submitted
 
 pytestmark = on_slurm
 STUDY = """
@@ -50,6 +50,10 @@ def test_a_study_goes_from_an_array_by_hand_through_submit_to_its_report(place: 
     assert len(first) == 8 and {name[-4:] for name in first} == {"rep0", "rep3"}, "2 methods, 2 rank counts, 2 repetitions"
     times = {name: (place / f"studies/tiny/runs/{name}/completion.json").stat().st_mtime_ns for name in first}
 
+    dry = apts(place, "scale", "submit", "tiny.toml", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "--dependency=afterany:" in dry.stdout
+    assert "#SBATCH --array=1,2,4 " in (place / "studies/tiny/jobs/nodes-1.sbatch").read_text(), "0 and 3 are there"
     answer = apts(place, "scale", "submit", "tiny.toml")
     assert answer.returncode == 0, answer.stderr
     report = re.findall(r"\b\d{5,}\b", answer.stdout)[-1]
@@ -65,43 +69,34 @@ def test_a_study_goes_from_an_array_by_hand_through_submit_to_its_report(place: 
     assert "APTS" in text and "SGD" in text
 
 
-def test_the_report_waits_for_all_others_whatever_became_of_them(place: Path) -> None:
-    (place / "tiny.toml").write_text(STUDY)
-    dry = apts(place, "scale", "submit", "tiny.toml", "--dry-run", "--account", "p_1")
-    assert dry.returncode == 0, dry.stderr
-    script = (place / "studies/tiny/jobs/report.sbatch").read_text()
-    assert "#SBATCH --account=p_1" in script
-    assert "--dependency=afterany:" in dry.stdout or "report" in dry.stdout
+TRAINING = ["--data.path", "data/tiny", "--model.widths", "4", "--stop.epochs", "1000000", "--stop.wall_time", "8"]
 
 
-TRAINING = ["--data.path", "data/tiny", "--model.widths", "4", "--stop.epochs", "inf", "--stop.wall_time", "12"]
-
-
-def until(place: Path, number: str, log: Path, words: str) -> str:
-    """The log when it holds ``words``."""
-    start = time.monotonic()
+def until(place: Path, number: str, words: str, times: int = 1) -> str:
+    """The log of a requeued job when it holds ``words``; a job that ends before fails the test."""
+    log, start = place / f"apts-requeue-{number}.log", time.monotonic()
     while time.monotonic() - start < LIMIT / 2:
-        if log.exists() and words in (text := log.read_text()):
+        text = log.read_text() if log.exists() else ""
+        if text.count(words) >= times:
             return text
-        time.sleep(0.3)
-    raise AssertionError(f"{words!r} is not in the log of job {number}: {log.read_text() if log.exists() else 'there is none'}")
+        state = ended(["squeue", "-h", "-j", number, "-o", "%T"], place, 30).stdout.strip()
+        assert state in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), text
+        time.sleep(0.5)
+    raise AssertionError(f"{words!r} is not in the log of job {number}: {text}")
 
 
 def test_a_job_goes_back_to_the_queue_once_and_then_ends(place: Path) -> None:
-    with submitted(place, "--time=5", "--export=ALL,MAX_RESTARTS=1", "jobs/requeue.sbatch", *TRAINING, "--run.dir", "runs/again") as number:
-        log = place / f"apts-requeue-{number}.log"
-        until(place, number, log, "apts_mpi: train")
-        assert ended(["scancel", "--signal=USR1", "--batch", number], place, 30).returncode == 0
-        text = until(place, number, log, "requeue: start 2 of at most 2")
-        assert "requeue: start 1 of at most 2" in text, "the log goes on"
-        start = time.monotonic()
-        while log.read_text().count("apts_mpi: train") < 2:
-            assert time.monotonic() - start < LIMIT / 2, log.read_text()
-            time.sleep(0.3)
-        ended(["scancel", "--signal=USR1", "--batch", number], place, 30)
+    signalled = ["scancel", "--signal=USR1", "--batch"]
+    with submitted(place, "--time=5", "jobs/requeue.sbatch", *TRAINING, "--run.dir", "runs/again") as number:
+        until(place, number, "apts_mpi: train")
+        assert ended([*signalled, number], place, 30).returncode == 0
+        text = until(place, number, "apts_mpi: train", times=2)
+        assert ended([*signalled, number], place, 30).returncode == 0
         told = outcome(place, number)
-    text = log.read_text()
-    assert "requeue: no start is left, going on to the end" in text
+        text = (place / f"apts-requeue-{number}.log").read_text()
+    starts = [line for line in text.splitlines() if line.startswith("requeue: ")]
+    last = "requeue: no start is left, going on to the end"
+    assert starts == ["requeue: start 1 of at most 2", "requeue: start 2 of at most 2", last], text
     assert (told["JobState"], told["ExitCode"], told["Restarts"]) == ("COMPLETED", "0:0", "1"), text
     assert json.loads((place / "runs/again/completion.json").read_text())["ranks"] == 2
-    assert ENVIRON["SLURM_CONF"]
+    assert not (place / "runs/again/earlier-1/completion.json").exists(), "the first start was cut off"
