@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from launched import launch
 
 from apts_mpi.rundir import read_run
 
@@ -54,13 +53,11 @@ NETWORK = {"mnist": "paper-mnist", "cifar10": "paper-cifar10"}
 
 def run(case: Case, folder: Path, data: str, ranks: int) -> list[dict[str, object]]:
     """Train, and read what the records say at every bar."""
-    beside = Path(sys.executable).parent / "mpiexec"
-    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec") or "mpiexec"
-    command = [
-        mpiexec, "-n", str(ranks), sys.executable, "-m", "apts_mpi", "train", "--data.path", data, "--model.name", NETWORK[case.data],
-        "--solver.subdomains", str(case.subdomains), "--run.dir", str(folder), "--run.monitor", "none", *case.options.split(),
+    words = [
+        "-m", "apts_mpi", "train", "--data.path", data, "--model.name", NETWORK[case.data], "--solver.subdomains", str(case.subdomains),
+        "--run.dir", str(folder), "--run.monitor", "none", *case.options.split(),
     ]  # fmt: skip
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=3600)
+    launch(ranks, words)
     found = read_run(folder)
     columns, completion = found.columns, found.completion
     assert completion is not None, f"{case.name} did not finish"

@@ -61,9 +61,9 @@ class Case:
 
     def block(self, counted: bool) -> None:
         """Some outer iterations; every rank calls."""
-        done, before = [0, 0], cpu_seconds()
-        taken = clock(self._comm, lambda: self._iterate(done))
-        used = sum(row[0] for row in self._comm.gather([cpu_seconds() - before])) / self._comm.size
+        done, own = [0, 0], list[float]()
+        taken = clock(self._comm, lambda: own.append(self._iterate(done)))
+        used = sum(row[0] for row in self._comm.gather(own)) / self._comm.size
         gradients = done[0] / self._per_gradient
         if counted:
             self.seconds.append(taken / gradients)
@@ -73,7 +73,9 @@ class Case:
         else:
             self._iterations = max(1, round(self._wanted * self._iterations / gradients))
 
-    def _iterate(self, done: list[int]) -> None:
+    def _iterate(self, done: list[int]) -> float:
+        """A block; adds up (gradient samples, value samples) in ``done``, returns CPU seconds without the waits around it."""
+        before = cpu_seconds()
         for _ in range(self._iterations):
             info = self.rig.step(self._k)
             if info.status is not Status.RUNNING:
@@ -81,6 +83,7 @@ class Case:
             self._k += 1
             done[0] += info.gradient_samples
             done[1] += info.value_samples
+        return cpu_seconds() - before
 
     def found(self) -> dict[str, Any]:
         return {

@@ -1,7 +1,9 @@
-"""The programs of benchmarks/: DistributedDataParallel in the place of our SGD, and which settings it refuses."""
+"""The programs of benchmarks/: DistributedDataParallel in the place of our SGD, and how bars are counted and judged."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +14,9 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import bar_parts
+import verdicts
 from train_cases import shards
 
 from apts_mpi import settings
@@ -102,3 +107,36 @@ def test_settings_that_ddp_cannot_follow(tmp_path: Path, options: str, words: st
     done = start(tmp_path, str(PROGRAMS / "ddp_train.py"), "c.toml", *options.split())
     assert done.returncode == 2 and done.stderr.count(words) == 1, done.stderr
     assert "Traceback" not in done.stderr and [path.name for path in tmp_path.iterdir()] == ["c.toml"]
+
+
+def test_a_ratio_is_judged_by_its_median_on_the_right_side() -> None:
+    row = verdicts.of_pairs(6, "theirs / ours", [2.0, 4.0, 6.0], [1.0, 2.0, 2.0], "1 s", bar=2.0)
+    assert row.ratio == 2.0 and row.met is True and row.interval_95 == (2.0, 3.0) and ">= 2" in row.text()
+    assert dataclasses.replace(row, bar=2.1).verdict == "NOT MET"
+    assert dataclasses.replace(row, bar=1.9, at_least=False).met is False and dataclasses.replace(row, bar=None).met is None
+    assert json.loads(json.dumps(row.plain()))["verdict"] == "met"
+
+
+def test_sums_and_bytes_are_counted_iteration_by_iteration(tmp_path: Path) -> None:
+    """The table holds; a table with a vector more, a small message more or another first iteration does not."""
+    bar_parts.write_set(tmp_path)
+    case = bar_parts.Traffic("a", f"--preset sweep {bar_parts.FULL}", 2, 0, 1)
+    rows = [bar_parts.counted(dataclasses.replace(case, name=f"n{i}", **wrong), tmp_path)
+            for i, wrong in enumerate(({}, {"vectors": 3, "first": 0}, {"small": 1}, {"first": 0}))]  # fmt: skip
+    assert [row.ratio for row in rows] == [1.0, pytest.approx(1 / 6), 0.0, pytest.approx(5 / 6)]
+    assert [row.met for row in rows] == [True, False, False, False] and "FOUND" in rows[1].base
+
+
+def test_seconds_per_gradient_evaluation_of_several_methods(tmp_path: Path) -> None:
+    words = "--cases apts-5,apts-first-5,sweep,sgd,overlapped --samples 16 --shape mnist --widths 4 --rounds 3 --gradients 6"
+    slow = "--latency 2e-3 --bandwidth 1e9"
+    for name, more in (("near", ""), ("far", slow), ("alone", f"{slow} --alone")):
+        done = start(tmp_path, str(PROGRAMS / "steps.py"), "--out", f"{name}.json", *words.split(), *more.split())
+        assert done.returncode == 0, done.stderr
+    near, far, alone = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("near", "far", "alone"))
+    assert near["n_params"] == 784 * 4 + 4 + 4 * 10 + 10 and far["ranks"] == 2
+    assert near["cases"]["apts-5"]["gradients"][0] == pytest.approx(8 * near["cases"]["apts-5"]["iterations_per_block"], rel=0.5)
+    assert near["cases"]["sgd"]["gradients"] == [6.0] * 3 and near["cases"]["apts-first-5"]["values"][0] >= 1
+    assert min(far["cases"]["sgd"]["seconds"]) > 2e-3  # a message for each gradient
+    assert min(far["cases"]["sgd"]["cpu_seconds"]) > 0
+    assert len(alone["cases"]) == 5 and all(len(case["seconds"]) == 3 for case in alone["cases"].values())
