@@ -1,4 +1,4 @@
-"""``apts-mpi bench reduce | step | io``: options in, JSON and exit code out; started under mpiexec like train."""
+"""``apts-mpi bench reduce | step | compute | io``: options in, JSON and exit code out; started under mpiexec like train."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 USAGE, ENVIRONMENT = 2, 4
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 TOP = ("preset", "method")  # settings without a dot
-_STEP = "apts-mpi bench step [OPTIONS] [--preset NAME] [--method NAME] [--section.key VALUE ...]"
+CONFIGURED = ("step", "compute")  # actions that take settings of train
+_STEP, _COMPUTE = (f"apts-mpi bench {name} [OPTIONS] [--preset NAME] [--method NAME] [--section.key VALUE ...]" for name in CONFIGURED)
 
 
 def add_bench_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Add the ``bench`` command and its three sub-commands."""
+    """Add the ``bench`` command and its four sub-commands."""
     what = "measure parts against what they stand on"
     bench = commands.add_parser("bench", help=what, description="Benchmarks, interleaved with their base; under mpiexec like train.")
     actions = bench.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -30,11 +31,16 @@ def add_bench_parser(commands: argparse._SubParsersAction[Any]) -> None:
         "step", help="an outer iteration against its floor", usage=_STEP, description="Settings are those of train; the data are random."
     )
     step.add_argument("--samples", type=int, default=2000, metavar="B", help="per rank and minibatch (default: %(default)s)")
-    step.add_argument("--shape", choices=SHAPES, default="mnist", help="of a sample (default: %(default)s)")
+    compute = actions.add_parser(
+        "compute", help="constants of the cost model", usage=_COMPUTE,
+        description="Seconds of gradients, vector passes, quasi-Newton and optimizer steps, and messages, all ranks at work.",
+    )  # fmt: skip
+    for parser in (step, compute):
+        parser.add_argument("--shape", choices=SHAPES, default="mnist", help="of a sample (default: %(default)s)")
     io = actions.add_parser("io", help="reading shards against dd", description="Reading shards against reading the same bytes.")
     io.add_argument("path", metavar="PATH", help="folder with manifest.json")
     io.add_argument("--cold", action="store_true", help="drop the files from the page cache before each reading")
-    for parser in (reduce, step, io):
+    for parser in (reduce, step, compute, io):
         parser.add_argument("--repeats", type=int, default=20, metavar="N", help="measured pairs, at least 15 (default: %(default)s)")
         parser.add_argument("--threads", type=int, default=1, metavar="T", help="torch threads per rank (default: %(default)s)")
         parser.add_argument("--oversubscribe", action="store_true", help="allow more threads than cores, and mark the result")
@@ -56,11 +62,16 @@ def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, given
 
 
+def takes_settings(arguments: Sequence[str]) -> bool:
+    """Whether the command line is that of a benchmark with settings of train."""
+    return list(arguments[:1]) == ["bench"] and any(word in CONFIGURED for word in arguments[1:2])
+
+
 def run_bench(args: argparse.Namespace, config: Callable[[], Config | None], comm: Communicator | None) -> int:
-    """Measure what ``add_bench_parser`` parsed; ``config`` gives the settings of ``step``. Every rank calls."""
+    """Measure what ``add_bench_parser`` parsed; ``config`` gives the settings of ``step`` and ``compute``. Every rank calls."""
     assert comm is not None
-    settings = config() if args.action == "step" else None
-    if args.action == "step" and settings is None:
+    settings = config() if args.action in CONFIGURED else None
+    if args.action in CONFIGURED and settings is None:
         return USAGE  # said already
     try:
         content, lines = _measured(args, settings, comm)
@@ -94,7 +105,7 @@ def _measured(args: argparse.Namespace, settings: Config | None, comm: Communica
     plan = Plan(args.repeats)
     crowded = oversubscribed(comm, args.threads, args.oversubscribe)
     torch.set_num_threads(args.threads)
-    measure = {"reduce": _reduce, "step": _step, "io": _io}[args.action]
+    measure = {"reduce": _reduce, "step": _step, "compute": _compute, "io": _io}[args.action]
     found, lines = measure(args, settings, comm, plan)
     options = {key: value for key, value in vars(args).items() if key not in ("command", "action", "out")}
     if crowded:
@@ -127,6 +138,15 @@ def _step(args: argparse.Namespace, settings: Config | None, comm: Communicator,
     network = str(emulated(settings.comm, comm.size) or "")
     lines = [*found.pop("table"), measure.line(f"n = {found['n_params']}", found), *([network] if network else [])]
     return {**found, "settings": keys.to_toml(settings), "emulated_network": network}, lines
+
+
+def _compute(args: argparse.Namespace, settings: Config | None, comm: Communicator, plan: Plan) -> Found:
+    from apts_mpi import settings as keys
+    from apts_mpi.bench import compute
+
+    assert settings is not None
+    found = compute.measure(comm, settings, SHAPES[args.shape], plan)
+    return {**found, "settings": keys.to_toml(settings)}, compute.lines(found)
 
 
 def _io(args: argparse.Namespace, settings: Config | None, comm: Communicator, plan: Plan) -> Found:

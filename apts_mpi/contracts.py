@@ -43,6 +43,13 @@ class Flag(IntEnum):
     NONFINITE = 1
 
 
+# What a message of the solver carries behind its vector: a lane of cells for each scalar, then a cell for each flag.
+SCALARS = ("loss", "decrease", "length", "local_iters", "local_accepted", "local_converged", "gradient_samples", "value_samples")
+DIGITS = 24  # of a scalar, to the base 256
+LANE = DIGITS + 2  # cells of a scalar: digits, terms, values out of range
+TAIL = LANE * len(SCALARS) + len(Flag)  # cells behind the vector
+
+
 class Message(Protocol):
     """A planned, preallocated flat buffer: one vector, named exact scalars and a flags word.
 

@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apts_mpi.contracts import Flag
+from apts_mpi.contracts import DIGITS, LANE, Flag
 
 if TYPE_CHECKING:
     from torch import Tensor, device, dtype
 
     Cells = np.ndarray[Any, np.dtype[Any]]
 
-DIGITS = 24
-LANE = DIGITS + 2  # digits, terms, values out of range
 TERMS_MAX = (2**24 - 1) // 255  # beyond it a sum of digits is not exact in float32
 _POINT = 120  # bits behind the binary point
 _SHIFT = 1 << (8 * DIGITS - 1)

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from apts_mpi import timing
-from apts_mpi.contracts import Communicator, Flag, Message, Objective, Timers
+from apts_mpi.contracts import SCALARS, Communicator, Flag, Message, Objective, Timers
 from apts_mpi.partition import tree_sum
-
-SCALARS = ("loss", "decrease", "length", "local_iters", "local_accepted", "local_converged", "gradient_samples", "value_samples")
 
 
 class Exchange:
