@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.rundir import Run
+from apts_mpi.study.style import COLOURS, DASHES, new_figure, quiet
 from apts_mpi.study.tables import config, count, flat
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = (".png", ".pdf", ".svg")
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # told apart by colour-blind eyes (Okabe, Ito)
-DASHES = ("-", "--", ":")  # after the colours are used up
 RHO_RANGE = (-0.6, 1.6)
 
 _ROWS = (("loss", "training loss"), ("accuracy", "test accuracy, %"), ("radius", "radius"), ("rho", "rho  (x: step rejected)"))
@@ -38,12 +37,7 @@ def draw(runs: Sequence[Run], out: Path) -> None:
 
 
 def _figure(runs: Sequence[Run]) -> Figure:
-    # Not pyplot: it would open windows and change a notebook's backend.
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("drawing needs matplotlib; install it with: pip install 'apts_mpi[plot]'") from error
-    figure = Figure(figsize=(12, 11), layout="constrained")
+    figure = new_figure(12, 11, "plot")
     axes = figure.subplots(len(_ROWS), len(_ACROSS), sharex="col", sharey="row")
     for row, (name, title) in enumerate(_ROWS):
         for column, (across, label) in enumerate(_ACROSS):
@@ -64,10 +58,7 @@ def _panel(panel: Axes, runs: Sequence[Run], across: str, name: str) -> None:
         style = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
         if across in run.columns and name in run.columns:
             _curve(panel, run, across, name, {**style, "label": label})
-    panel.grid(True, color="0.9", linewidth=0.6)
-    panel.set_axisbelow(True)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
+    quiet(panel)
     if name in ("loss", "radius"):
         panel.set_yscale("log")
     if name == "rho":

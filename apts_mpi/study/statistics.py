@@ -12,6 +12,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from apts_mpi.study.definition import SCALINGS, Scaling
 from apts_mpi.study.points import Point, Points
 
@@ -38,8 +41,6 @@ class Estimate:
 
 def estimate(values: Iterable[float]) -> Estimate:
     """Median and 95 % percentile bootstrap interval (fixed seed) of the values that are not nan; inf means not reached."""
-    import numpy as np
-
     kept = np.array([min(value, _NEVER) for value in values if not math.isnan(value)], np.float64)
     if len(kept) < 2:
         return Estimate(_back(float(kept[0])), count=1) if len(kept) else Estimate()
@@ -51,9 +52,7 @@ def _back(value: float) -> float:
     return math.inf if value > 1e-10 * _NEVER else value
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    import numpy as np
-
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     try:
         from scipy.stats import bootstrap
     except ModuleNotFoundError as error:

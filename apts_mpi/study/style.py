@@ -1,0 +1,95 @@
+"""What all pictures have in common: colours that are told apart by colour-blind eyes, quiet axes, files of bounded size."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe, Ito
+DASHES = ("-", "--", ":")  # after the colours are used up
+MARKERS = ("o", "s", "^", "v", "D", "P", "X")
+PNG_BYTES = 120_000
+RESOLUTIONS = (130, 110, 90, 70, 50)  # dots per inch, the first that is small enough
+
+
+def new_figure(width: float, height: float, extra: str = "study") -> Figure:
+    """An empty figure in inches; ModuleNotFoundError names the extra to install."""
+    # Not pyplot: it would open windows and change a notebook's backend.
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"drawing needs matplotlib; install it with: pip install 'apts_mpi[{extra}]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def quiet(panel: Axes) -> None:
+    """A light grid behind the data, no frame above and to the right."""
+    panel.grid(True, color="0.9", linewidth=0.6)
+    panel.set_axisbelow(True)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+
+
+def by_ranks(panel: Axes, ranks: Sequence[int]) -> None:
+    """Rank counts across, each doubling equally wide."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_locator(FixedLocator(list(ranks)))
+    panel.xaxis.set_major_formatter(FixedFormatter([str(count) for count in ranks]))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xlim(min(ranks) / 1.25, max(ranks) * 1.25)
+    panel.set_xlabel("ranks P")
+
+
+def plain_numbers(axis: Axis, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis from low to high as 0.2, 0.5, 1 where they are few, as powers of ten elsewhere."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if high > 2000 * low:
+        return
+    subs = tuple(range(1, 10)) if high < 4 * low else (1, 2, 5) if high < 100 * low else (1,)
+    axis.set_major_locator(LogLocator(base=10, subs=subs))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"))
+
+
+def legend_below(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:
+    """One legend for all panels, below them: what was measured first, then the lines beside it."""
+    found: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    ordered = sorted(found, key=lambda label: not hasattr(found[label], "has_yerr"))  # containers of error bars come first
+    if ordered:
+        handles = [found[label] for label in ordered]
+        figure.legend(handles, ordered, loc="outside lower center", ncols=min(columns, len(ordered)), frameon=False, fontsize=9)
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """STEM.pdf for a paper and STEM.png, at most ``PNG_BYTES``, for a page."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
+    figure.savefig(paths[0], metadata={"CreationDate": None})  # the same figure gives the same file
+    paths[1].write_bytes(_small(figure))
+    return paths
+
+
+def _small(figure: Figure) -> bytes:
+    """A PNG of 256 colours, of lower resolution where it would be too large."""
+    from PIL import Image  # matplotlib needs it too
+
+    for dots in RESOLUTIONS:
+        raw, packed = io.BytesIO(), io.BytesIO()
+        figure.savefig(raw, format="png", dpi=dots, facecolor="white")
+        with Image.open(raw) as image:
+            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
+        if len(packed.getvalue()) <= PNG_BYTES:
+            break
+    return packed.getvalue()
