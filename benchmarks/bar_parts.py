@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from launched import launch
@@ -50,7 +51,7 @@ TRAFFIC = (
 
 def write_set(folder: Path, samples: int = 640) -> Path:
     """A data set of small images in classes that a network can tell apart."""
-    rng, arrays = np.random.default_rng(1), {}
+    rng, arrays = np.random.default_rng(1), dict[str, Any]()
     for split, size in (("train", samples), ("test", 40)):
         labels = rng.integers(0, 3, size)
         images = rng.integers(0, 100, (size, 1, 3, 4), dtype=np.uint8)
