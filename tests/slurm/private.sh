@@ -102,7 +102,7 @@ CONF
 start() {
     case $(getent ahostsv4 "$host" | head -n 1) in 127.*) ;; *) fail "$host is not 127.* in /etc/hosts: Slurm would listen outside" ;; esac
     [ ${#dir} -le 70 ] || fail "SLURM_LOCAL_DIR is too long for a socket: $dir"
-    mkdir -p "$dir" && chmod 755 "$dir"
+    mkdir -p "$dir" && chmod 755 "$dir" && cd -- "$dir" # a daemon's own folder must stay
     installed || install_slurm
     ! alive slurmctld || fail "a Slurm already runs in $dir"
     configure
