@@ -22,7 +22,10 @@ _TIMES = (
     "and beside them the bounds. Hollow circles: oversubscribed, without meaning for speed."
 )
 _SPEEDUPS = "Speed-up and efficiency of an outer iteration, taken run by run, with 95 % intervals; the ideal, and the laws of the fits."
-_COSTS = "What the target takes, by method and rank count: medians with 95 % intervals."
+_COSTS = (
+    "What the target takes, by method and rank count: medians with 95 % intervals. One rank sends no bytes, which a logarithmic axis "
+    "cannot show."
+)
 _WAYS = "Training loss and test accuracy at the largest rank count; every run is a line."
 _REGIONS = (
     "Where the time of an outer iteration goes, mean over ranks, median over runs. The regions test and io are not part of the seconds "

@@ -147,7 +147,7 @@ def _efficiency(panel: Axes, group: Sequence[Series], colours: Mapping[str, str]
     quiet(panel)
     aside = _aside(group)
     for series in group:
-        bars(panel, series.efficiency("iteration_seconds"), colours[series.method], series.method, ":", aside[series.method])
+        bars(panel, series.efficiency("iteration_seconds"), colours[series.method], series.method, "-", aside[series.method])
     panel.axhline(1, linestyle="--", color="0.3", linewidth=1)
     panel.set_ylim(0, max(1.1, panel.get_ylim()[1]))
     if ranks := clean_ranks(group):

@@ -46,7 +46,7 @@ def _costs(panel: Axes, series: Sequence[Series], name: str, ranks: Sequence[int
     for row, one in enumerate(series):
         for case in one.cases:
             index = ranks.index(case.ranks)
-            height = row + 0.22 * (index - (len(ranks) - 1) / 2) * min(1, 3 / len(ranks))
+            height = row + min(0.22, 0.8 / len(ranks)) * (index - (len(ranks) - 1) / 2)
             if case.shown(name) == math.inf:
                 missed.append((height, index))
             elif not math.isnan(case.shown(name)):
@@ -144,6 +144,7 @@ def regions(series: Sequence[Series]) -> Figure:
         for row, share in enumerate((False, True)):
             _stack(panels[row, column], parts, share)
         panels[0, column].set_title(one.method, fontsize=10)
+        panels[1, column].set_xlabel("ranks P")
     panels[0, 0].set_ylabel("s per outer iteration")
     panels[1, 0].set_ylabel("share, %")
     legend_below(figure, panels.flat, 5)
@@ -166,5 +167,5 @@ def _stack(panel: Axes, parts: Sequence[tuple[Case, Mapping[str, float]]], share
             style: dict[str, Any] = {"color": REGION_COLOURS[index], "edgecolor": "white", "linewidth": 0.4}
             panel.bar(range(len(parts)), values, 0.7, below, label=region, **style)
             below += values
-    names = [f"P = {case.ranks}" + ("\u2020" if case.crowded else "") for case, _ in parts]
+    names = [str(case.ranks) + ("\u2020" if case.crowded else "") for case, _ in parts]
     panel.set_xticks(range(len(parts)), names, fontsize=9)

@@ -186,7 +186,7 @@ def _statistics(points: Points, series: Sequence[Series]) -> Iterator[str]:
     if fewest < ENOUGH:
         yield (
             f"The smallest case has {plural(fewest, 'run')}. With fewer than {ENOUGH} values the interval is the range at best: the range "
-            f"of n values holds the median with probability 1 - 2^(1 - n), which is {100 * (1 - 2.0 ** (1 - fewest)):.3g} % for n = {fewest}."
+            f"of n values holds the median with probability 1 - 2^(1 - n): {100 * (1 - 2.0 ** (1 - fewest)):.3g} % for n = {fewest}."
         )
     if math.isfinite(points.target_accuracy):
         yield (

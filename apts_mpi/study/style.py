@@ -53,9 +53,9 @@ def plain_numbers(axis: Axis, low: float, high: float) -> None:
     """Ticks of a logarithmic axis from low to high as 0.2, 0.5, 1 where they are few, as powers of ten elsewhere."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    if high > 2000 * low:
+    if high > 1000 * low:
         return
-    subs = tuple(range(1, 10)) if high < 4 * low else (1, 2, 5) if high < 100 * low else (1,)
+    subs = (1, 1.5, 2, 3, 4, 5, 7) if high < 4 * low else (1, 2, 5)
     axis.set_major_locator(LogLocator(base=10, subs=subs))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"))
