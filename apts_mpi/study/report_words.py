@@ -39,9 +39,13 @@ def summary(points: Points) -> list[str]:
     mark = " A dagger marks oversubscribed cases, whose seconds say nothing about speed." if crowded else ""
     noisy = sum(p.noisy for p in points.points)
     return [
-        f"{len(points.points)} of {plural(points.planned, 'run')} finished, {len(points.failed)} failed or missing, {noisy} noisy.{mark} "
-        "'-': does not exist."
+        f"{len(points.points)} of {plural(points.planned, 'run')} finished, {len(points.failed)} failed, "
+        f"{_untried(points)} not tried; {noisy} noisy.{mark} '-': does not exist."
     ]
+
+
+def _untried(points: Points) -> int:
+    return points.planned - len(points.failed) - len(points.points)
 
 
 def base_case(series: Sequence[Series]) -> list[str]:
@@ -96,8 +100,8 @@ def marked(points: Points, series: Sequence[Series]) -> list[str]:
     crowded = [_crowded(case) for one in series for case in one.cases if any(run.oversubscribed for run in case.runs)]
     off = "copy bandwidth off by more than 15 % just before; used like all others"
     return [
-        f"{len(points.points)} of {plural(points.planned, 'planned run')} finished.",
-        _named(points.failed, "run", "failed or missing", "not used"), _named(noisy, "run", "noisy", off),
+        f"{len(points.points)} of {plural(points.planned, 'planned run')} finished; {_untried(points)} not tried.",
+        _named(points.failed, "run", "failed", "no result, not used"), _named(noisy, "run", "noisy", off),
         _named(crowded, "case", "oversubscribed", "more threads than cores; seconds enter no statistics and carry a dagger", "; "),
     ]  # fmt: skip
 
@@ -168,8 +172,8 @@ def methods(points: Points, series: Sequence[Series]) -> Iterator[str]:
     )
     yield (
         "Strong scaling keeps the samples |D|, the minibatch and the subdomains; weak scaling keeps them per rank, so the algorithm "
-        "changes with the ranks. Seconds are of the slowest rank, without test evaluations and the writing of records. Seconds of an "
-        "outer iteration are the median over the iterations behind the first three. Outer iterations of different methods are different "
+        "changes with the ranks. Seconds are rank 0's, which the sums keep in step with the others, without test evaluations and the "
+        "writing of records. Seconds of an outer iteration are the median over the iterations behind the first three. Outer iterations of different methods are different "
         "work: compare methods by passes and by the target. Passes are gradient evaluations divided by |D|. Bytes are the payload that "
         "one rank sends."
     )

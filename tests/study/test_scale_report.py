@@ -59,7 +59,7 @@ def test_tables_hold_the_known_numbers(report: Path) -> None:
 
 def test_words_of_the_report(report: Path) -> None:
     text = (report / "report.md").read_text(encoding="utf-8")
-    assert "288 of 289 planned runs finished." in text and "1 run failed or missing (not used): sgd-strong-P2-rep9." in text
+    assert "288 of 289 planned runs finished; 0 not tried." in text and "1 run failed (no result, not used): sgd-strong-P2-rep9." in text
     assert "4 runs noisy" in text and "apts-cloud-weak-P2-rep3" in text
     assert "12 cases oversubscribed" in text and "SGD, weak, real network, 4 ranks (8 of 8 runs)" in text
     assert "APTS on P0 = 1 rank takes 2.01 " in text
