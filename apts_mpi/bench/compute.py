@@ -155,11 +155,11 @@ class _QuasiNewton:
         """
         model, grad, new = self.model, self.start.clone(), self.new
         model.reset()
-        model.begin(grad)
+        radius = 0.2 * model.begin(grad)  # long enough for the steps to differ: pairs along one line are refused
         steps = []
         for _ in range(self.memory + 2):
             found = list[Any]()
-            proposed = clock(comm, lambda grad=grad, found=found: found.append(model.propose_(grad, 1e-2)))  # type: ignore[misc]
+            proposed = clock(comm, lambda grad=grad, found=found: found.append(model.propose_(grad, radius)))  # type: ignore[misc]
             torch.addcmul(grad, self.curvature, found[0].vector, out=new)  # the quadratic's gradient at the trial point
             seen = clock(comm, lambda grad=grad, new=new, found=found: model.observe_(found[0].vector, grad, new))  # type: ignore[misc]
             model.accept()

@@ -37,7 +37,9 @@ def shares(config: Config, ranks: int, samples: int, batch: int = 0, rank: int |
         owned = sum(_slice(part, number, batch, overlap) for part in (head, size - head))
         borrowed = _slice(head_size(following, overlap), number, batch, overlap) if count > 1 and overlap else 0
         found.append(Share(owned, borrowed))
-    if min(share.owned for share in found) < 1:
+    size = len(block(samples, count, 0))
+    head = head_size(size, overlap)
+    if sum(_slice(part, number, 0, overlap) for part in (head, size - head)) < 1:  # none is smaller
         raise ValueError(f"data.batch = {config.data.batch} over {count} subdomains leaves a subdomain without samples")
     return found
 

@@ -5,6 +5,7 @@ Every rank computes as measured. Sums take the time of ``network`` on the stated
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from apts_mpi.study.work import Work, count
 
 RANKS = tuple(2**k for k in range(13))
 SAMPLES_MAX = 2**16  # of a rank, up to which a crossover is looked for
+DENSE = 16
 BLOCKING, OVERLAPPED = "SGD", "SGD overlapped"
 ASSUMPTIONS = (
     "Assumed: every rank computes as fast as measured; no contention between nodes, no noise, no rank waits for another;",
@@ -157,27 +159,25 @@ def crossovers(
 ) -> list[Crossover]:
     """B* of every APTS against blocking and overlapped SGD, where there are messages."""
     methods = variants(config)
+
+    @functools.cache
+    def seconds(name: str, fabric: Fabric, p: int, samples: int) -> float:
+        return _row(machine, methods[name], name, n_params, fabric, p, samples).seconds
+
+    def won(name: str, against: str, fabric: Fabric, p: int) -> tuple[int, float]:
+        return first_range(lambda samples: seconds(name, fabric, p, samples) < seconds(against, fabric, p, samples))
+
     ours = [name for name in methods if name not in (BLOCKING, OVERLAPPED)]
     return [
-        Crossover(fabric.name, name, against, p, *_crossing(machine, methods, name, against, n_params, fabric, p))
+        Crossover(fabric.name, name, against, p, *won(name, against, fabric, p))
         for fabric in fabrics for p in ranks if p > 1 for name in ours for against in (BLOCKING, OVERLAPPED)
     ]  # fmt: skip
 
 
-def _crossing(
-    machine: Machine, methods: Mapping[str, Config], name: str, against: str, n_params: int, fabric: Fabric, ranks: int
-) -> tuple[int, float]:  # fmt: skip
-    def less(samples: int) -> bool:
-        a, b = (_row(machine, methods[each], each, n_params, fabric, ranks, samples).seconds for each in (name, against))
-        return a < b
-
-    return first_range(less)
-
-
 def first_range(holds: Callable[[int], bool], top: int = SAMPLES_MAX) -> tuple[int, float]:
-    """The first and last number of the first range within 1..top in which ``holds``, by doubling and bisection; (0, 0) if in none.
+    """The first and last number of the first range within 1..top in which ``holds``, by trying and bisection; (0, 0) if in none.
 
-    The last is inf if it holds up to ``top``, a power of two. Between two neighbouring powers of two it may change once.
+    The last is inf if it holds up to ``top``. Between two numbers that are tried, which differ by 1/DENSE, it may change once.
     """
     low = _first(holds, 1, top)
     if low == 0:
@@ -188,13 +188,11 @@ def first_range(holds: Callable[[int], bool], top: int = SAMPLES_MAX) -> tuple[i
 
 def _first(holds: Callable[[int], bool], start: int, top: int) -> int:
     """The first number from ``start`` on for which ``holds``; 0 if there is none up to ``top``."""
-    if holds(start):
-        return start
-    low, high = start, 1 << start.bit_length()
-    while high <= top and not holds(high):
-        low, high = high, 2 * high
-    if high > top:
-        return 0
+    low, high = start, start
+    while not holds(high):
+        if high >= top:
+            return 0
+        low, high = high, min(high + max(1, high // DENSE), top)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)

@@ -87,18 +87,18 @@ def _times(panel: Axes, rows: Sequence[Row]) -> None:
 
 
 def _crossings(panel: Axes, found: Sequence[Crossover]) -> None:
-    """A shaded range for each method, bordered where it begins (dashed) and ends; a marker on the lower border says never."""
+    """A shaded range for each method, bordered where it begins (dashed) and ends; a marker alone says never."""
     for index, method in enumerate(_unique(each.method for each in found)):
         here = [each for each in found if each.method == method]
         won, style = [each for each in here if each.low], _style(index)
         ranks, low, high = [each.ranks for each in won], [each.low for each in won], [min(each.high, SAMPLES_MAX) for each in won]
         panel.fill_between(ranks, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.12, linewidth=0)
         panel.plot(ranks, low, "--", **style)  # type: ignore[arg-type]
-        panel.plot(ranks, high, clip_on=False, **style)  # type: ignore[arg-type]
+        panel.plot(ranks, high, **style)  # type: ignore[arg-type]
         never = [each.ranks for each in here if not each.low]
-        panel.plot(never, [NEVER] * len(never), **{**style, "linewidth": 0}, clip_on=False)  # type: ignore[arg-type]
+        panel.plot(never, [NEVER] * len(never), **{**style, "linewidth": 0})  # type: ignore[arg-type]
     _dress(panel)
-    panel.set_ylim(NEVER, SAMPLES_MAX)
+    panel.set_ylim(NEVER / 1.6, SAMPLES_MAX * 1.6)
     ticks = [NEVER, 1, 16, 256, 4096, SAMPLES_MAX]
     panel.set_yticks(ticks, ["never", *(str(tick) for tick in ticks[1:-1]), "all"])
     panel.minorticks_off()
