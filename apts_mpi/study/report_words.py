@@ -173,7 +173,8 @@ def methods(points: Points, series: Sequence[Series]) -> Iterator[str]:
     yield (
         "Strong scaling keeps the samples |D|, the minibatch and the subdomains; weak scaling keeps them per rank, so the algorithm "
         "changes with the ranks. Seconds are rank 0's, which the sums keep in step with the others, without test evaluations and the "
-        "writing of records. Seconds of an outer iteration are the median over the iterations behind the first three. Outer iterations of different methods are different "
+        "writing of records. Seconds of an outer iteration are the median over the iterations behind the first three. "
+        "Outer iterations of different methods are different "
         "work: compare methods by passes and by the target. Passes are gradient evaluations divided by |D|. Bytes are the payload that "
         "one rank sends."
     )
