@@ -36,7 +36,8 @@ def add_bench_parser(commands: argparse._SubParsersAction[Any]) -> None:
         description="Seconds of gradients, vector passes, quasi-Newton and optimizer steps, and messages, all ranks at work.",
     )  # fmt: skip
     for parser in (step, compute):
-        parser.add_argument("--shape", choices=SHAPES, default="mnist", help="of a sample (default: %(default)s)")
+        what = "of a sample: mnist, cifar10 or sizes such as 1,8,8 (default: %(default)s)"
+        parser.add_argument("--shape", type=_shape, default="mnist", help=what)
     io = actions.add_parser("io", help="reading shards against dd", description="Reading shards against reading the same bytes.")
     io.add_argument("path", metavar="PATH", help="folder with manifest.json")
     io.add_argument("--cold", action="store_true", help="drop the files from the page cache before each reading")
@@ -45,6 +46,14 @@ def add_bench_parser(commands: argparse._SubParsersAction[Any]) -> None:
         parser.add_argument("--threads", type=int, default=1, metavar="T", help="torch threads per rank (default: %(default)s)")
         parser.add_argument("--oversubscribe", action="store_true", help="allow more threads than cores, and mark the result")
         parser.add_argument("--out", metavar="FILE", help="JSON to write (default: bench-ACTION.json)")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """The shape of a sample, by name or by its sizes."""
+    found = SHAPES.get(text) or tuple(int(size) for size in text.split(","))
+    if min(found) < 1:
+        raise ValueError(f"sizes must be positive, got {text}")
+    return found
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -134,7 +143,7 @@ def _step(args: argparse.Namespace, settings: Config | None, comm: Communicator,
     from apts_mpi.network import emulated
 
     assert settings is not None
-    found = step.measure(comm, settings, SHAPES[args.shape], args.samples, plan)
+    found = step.measure(comm, settings, args.shape, args.samples, plan)
     network = str(emulated(settings.comm, comm.size) or "")
     lines = [*found.pop("table"), measure.line(f"n = {found['n_params']}", found), *([network] if network else [])]
     return {**found, "settings": keys.to_toml(settings), "emulated_network": network}, lines
@@ -145,7 +154,7 @@ def _compute(args: argparse.Namespace, settings: Config | None, comm: Communicat
     from apts_mpi.bench import compute
 
     assert settings is not None
-    found = compute.measure(comm, settings, SHAPES[args.shape], plan)
+    found = compute.measure(comm, settings, args.shape, plan)
     return {**found, "settings": keys.to_toml(settings)}, compute.lines(found)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from apts_mpi import __version__, bench_cli, data_cli, job_cli, settings, tune_cli
+from apts_mpi import __version__, bench_cli, data_cli, job_cli, scale_cli, settings, tune_cli
 
 if TYPE_CHECKING:
     from apts_mpi.config import Config
@@ -102,6 +102,7 @@ def _parser() -> _Parser:
     data_cli.add_data_parser(commands)
     job_cli.add_job_parser(commands)
     bench_cli.add_bench_parser(commands)
+    scale_cli.add_scale_parser(commands)
     show = commands.add_parser("show", help="print a run", description="Print the table of a finished run.")
     show.add_argument("run", metavar="RUN", help="run directory")
     plot = commands.add_parser("plot", help="draw runs", description="Draw loss, accuracy, radius and rho of one or more runs.")
@@ -120,7 +121,7 @@ def parse(arguments: Sequence[str]) -> Command:
         arguments, options = split_options(arguments, tune_cli.OPTIONS)
     elif arguments[:1] == ["job"]:
         arguments, words = job_cli.split_train(arguments)
-    elif arguments[:2] == ["bench", "step"]:
+    elif bench_cli.takes_settings(arguments):
         arguments, words = bench_cli.split_settings(arguments)
         options = split_options(words)[1]
     args = _parser().parse_args(arguments)
@@ -135,6 +136,8 @@ def parse(arguments: Sequence[str]) -> Command:
         return Command(lambda comm: job_cli.run_job(args, words, partial(job_config, words)))
     if args.command == "bench":
         return Command(partial(bench, args, partial(read_settings, None, options)), parallel=True)
+    if args.command == "scale":
+        return Command(lambda comm: scale_cli.run_scale(args))
     return Command(partial(show, args.run)) if args.command == "show" else Command(partial(plot, args.runs, args.out))
 
 

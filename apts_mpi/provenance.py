@@ -47,6 +47,7 @@ def collect(
         "versions": versions(),
         "mpi_library": mpi_library.replace("\0", "").strip(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": cpu(),
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
         "folder": os.getcwd(),
@@ -77,6 +78,16 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def cpu(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name and how many CPUs this process may use."""
+    try:
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} CPUs"
 
 
 def source_sha256(package: Path) -> str:

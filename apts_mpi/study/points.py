@@ -20,7 +20,10 @@ CURVES = ("passes", "bytes", "seconds", "loss", "accuracy")  # of Point.curve
 
 @dataclass(frozen=True)
 class Point:
-    """One finished run. Seconds are of the slowest rank, without test evaluations and the writing of records; nan: does not exist."""
+    """One finished run; nan: does not exist.
+
+    Seconds are rank 0's, which the sums keep in step with the others, without test evaluations and the writing of records.
+    """
 
     run: str
     method: str  # name in the study
@@ -77,7 +80,7 @@ class Points:
     repetitions: int
     target_accuracy: float
     planned: int  # runs
-    failed: tuple[str, ...]  # runs without a result
+    failed: tuple[str, ...]  # runs that were tried and did not come to their end; planned - failed - points: not tried
     points: tuple[Point, ...]
     study: str  # the study file's text
     tuning: Mapping[str, Mapping[str, Any]]  # method -> cost of the search for its learning rate, as in tune.json

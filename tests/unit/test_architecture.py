@@ -13,12 +13,12 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="u
 ROOMS = ("solver", "problem", "parallel", "storage", "study")
 LEVEL = dict.fromkeys(("contracts", "config", "baseline", "bounds", "timing", "partition", "network", "tracing", "arithmetic"), 0)
 LEVEL |= dict.fromkeys(("native", "settings", "monitor", "rundir", "provenance", "systems", "jobs"), 1) | dict.fromkeys(ROOMS, 2)
-LEVEL |= dict.fromkeys(("train", "loop", "assembly", "tune", "bench"), 3)
-LEVEL |= dict.fromkeys(("cli", "data_cli", "job_cli", "tune_cli", "bench_cli", "__main__"), 4)
+LEVEL |= dict.fromkeys(("train", "loop", "assembly", "tune", "bench", "scale"), 3)
+LEVEL |= dict.fromkeys(("cli", "data_cli", "job_cli", "tune_cli", "bench_cli", "scale_cli", "__main__"), 4)
 LEVEL |= {"": 4}  # the package root, whose names load late
 OWNERS = {"torch": ("solver", "problem", "native", "assembly", "loop", "train", "bench"), "mpi4py": ("parallel",), "h5py": ("storage",)}
 LATE = ("torch",)  # others may import these inside a function; the rest of OWNERS they may not import at all
-PRINTING = ("cli.py", "data_cli.py", "job_cli.py", "bench_cli.py", "parallel/launch.py")
+PRINTING = ("cli.py", "data_cli.py", "job_cli.py", "bench_cli.py", "scale_cli.py", "parallel/launch.py")
 PICKLES = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 UNPICKLING = ("storage/restricted.py",)  # CIFAR-10's python format; allows nothing but arrays and containers
 

@@ -1,0 +1,66 @@
+"""Calibrate the machine and make the runs of a study that are missing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from apts_mpi.scale.facts import CALIBRATION, Facts, facts
+from apts_mpi.study.definition import Study, StudyError
+from apts_mpi.study.execute import Executor, Say, check_cores, crowded, read_attempt, start_words
+from apts_mpi.study.plan import Run
+
+
+def select(runs: Sequence[Run], nodes: int | None, scaling: str | None, repetition: int | None) -> list[Run]:
+    """Those of a number of nodes, a scaling, a repetition; None: all."""
+    return [
+        run for run in runs
+        if (nodes is None or run.nodes == nodes) and (scaling is None or scaling in run.scalings)
+        and (repetition is None or run.repetition == repetition)
+    ]  # fmt: skip
+
+
+def calibrations(study: Study) -> dict[tuple[str, int], Path]:
+    """(bench, ranks) -> the file its document belongs in."""
+    wanted = [("compute", ranks) for ranks in study.ranks] + [("reduce", ranks) for ranks in study.ranks if ranks > 1]
+    return {(name, ranks): study.home / CALIBRATION / f"{name}-P{ranks}.json" for name, ranks in wanted}
+
+
+def calibrate(study: Study, runs: Sequence[Run], known: Facts, executor: Executor, say: Say) -> None:
+    """Make the calibrations that are missing; StudyError if one fails."""
+    model = runs[0].config.model
+    options = ["--model.name", model.name, "--model.widths", ",".join(map(str, model.widths)), "--model.loss", model.loss]
+    options += ["--model.dtype", model.dtype, "--shape", ",".join(map(str, known.sample_shape))]
+    for (name, ranks), path in calibrations(study).items():
+        if path.is_file():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        say(f"calibration: bench {name} on {ranks} rank{'s' * (ranks > 1)}")
+        words = [sys.executable, "-m", "apts_mpi", "bench", name, "--threads", str(study.threads), "--out", str(path)]
+        words += (options if name == "compute" else []) + (["--oversubscribe"] if crowded(study, ranks) else [])
+        log = path.with_suffix(".log")
+        code, _ = executor.run([*start_words(ranks, study.nodes(ranks), executor.launcher), *words], ranks, log)
+        if code or not path.is_file():
+            raise StudyError(f"the calibration ended with exit code {code}; its output is in {log}")
+
+
+def run_study(study: Study, runs: Sequence[Run], launcher: str, calibrated: bool, say: Say) -> int:
+    """Calibrate and make the missing runs; 0 if all are on disk then, 3 if some failed."""
+    check_cores(study, runs)
+    known = facts(study, runs)
+    executor = Executor(study, launcher, say)
+    if calibrated:
+        calibrate(study, runs, known, executor, say)
+    failed = executor.make(runs)
+    if failed:
+        say(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
+    return 3 if failed else 0
+
+
+def state(run: Run) -> str:
+    """done, failed or missing."""
+    if run.done:
+        return "done"
+    attempt = read_attempt(run)
+    return "failed" if attempt is not None and attempt.code else "missing"
