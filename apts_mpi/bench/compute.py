@@ -147,6 +147,7 @@ class _QuasiNewton:
         self.model, self.memory = LSR1(n, memory, dtype, CPU), memory
         self.start, self.curvature = (torch.rand(n, generator=generator, dtype=dtype) + 0.1 for _ in range(2))
         self.new = torch.zeros(n, dtype=dtype)
+        self.other = torch.zeros(LARGE // dtype.itemsize, dtype=dtype)
 
     def run(self, comm: Communicator) -> dict[str, float]:
         """Seconds of ``begin`` at full memory, and of a step with 0, 1, ... ``memory`` pairs; every rank calls.
@@ -159,12 +160,15 @@ class _QuasiNewton:
         steps = []
         for _ in range(self.memory + 2):
             found = list[Any]()
+            self.other.zero_()  # in a run a gradient is evaluated between any two of these, and no cache holds the memory
             proposed = clock(comm, lambda grad=grad, found=found: found.append(model.propose_(grad, radius)))  # type: ignore[misc]
             torch.addcmul(grad, self.curvature, found[0].vector, out=new)  # the quadratic's gradient at the trial point
+            self.other.zero_()
             seen = clock(comm, lambda grad=grad, new=new, found=found: model.observe_(found[0].vector, grad, new))  # type: ignore[misc]
             model.accept()
             grad, new = new, grad
             steps.append(proposed + seen)
+        self.other.zero_()
         begin = clock(comm, lambda: model.begin(grad))
         steps[self.memory] = steps.pop()
         return {"begin": begin, **{str(k): value for k, value in enumerate(steps)}}
