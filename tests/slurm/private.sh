@@ -8,7 +8,7 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../jobs/environment.sh"
 dir=${SLURM_LOCAL_DIR:-/tmp/apts-slurm-$(id -u)}
 conf=$dir/slurm.conf host=$(uname -n) cpus=8
-packages="slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libpmix-dev" # Slurm opens plain libpmix.so, which -dev has
+packages="slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libpmix-dev" # Slurm opens libpmix.so, which -dev has
 
 installed() { command -v slurmctld slurmd munged sbatch >/dev/null && compgen -G "/usr/lib/*/pmix*/lib/libpmix.so" >/dev/null; }
 

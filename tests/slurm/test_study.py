@@ -65,8 +65,10 @@ def test_a_study_goes_from_an_array_by_hand_through_submit_to_its_report(place: 
     points = json.loads((place / "studies/tiny/points.json").read_text())
     assert {point["run"] for point in points["points"]} == finished(place) and not points["failed"]
     assert {point["ranks"] for point in points["points"]} == {1, 2}
-    text = next((place / "studies/tiny").rglob("report.md")).read_text()
-    assert "APTS" in text and "SGD" in text
+    text = (place / "studies/tiny/report/report.md").read_text()
+    assert "20 of 20 runs finished, 0 failed" in text
+    for method in ("APTS", "SGD"):
+        assert all(f"| {method} | {ranks} |" in text for ranks in (1, 2)), text
 
 
 TRAINING = ["--data.path", "data/tiny", "--model.widths", "4", "--stop.epochs", "1000000", "--stop.wall_time", "8"]
