@@ -15,7 +15,7 @@ installed() { command -v slurmctld slurmd munged sbatch >/dev/null && compgen -G
 install_slurm() { # without the daemons that the packages would start
     local policy=/usr/sbin/policy-rc.d made=
     if [ ! -e $policy ]; then printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null && as_root chmod 755 $policy && made=1; fi
-    as_root sh -c "(apt-get update -q; DEBIAN_FRONTEND=noninteractive timeout 120 apt-get install -q -y --no-install-recommends $packages)" \
+    as_root sh -c "(apt-get update -q;DEBIAN_FRONTEND=noninteractive timeout 120 apt-get install -q -y --no-install-recommends $packages)" \
         >"$dir/apt.log" 2>&1 || true
     [ -z "$made" ] || as_root rm -f $policy
     installed || fail "Slurm cannot be installed, see $dir/apt.log. Type: apt-get install $packages"
