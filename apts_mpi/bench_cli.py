@@ -38,6 +38,7 @@ def add_bench_parser(commands: argparse._SubParsersAction[Any]) -> None:
     for parser in (step, compute):
         what = "of a sample: mnist, cifar10 or sizes such as 1,8,8 (default: %(default)s)"
         parser.add_argument("--shape", type=_shape, default="mnist", help=what)
+    compute.add_argument("--outputs", type=int, default=10, metavar="C", help="classes (default: %(default)s)")
     io = actions.add_parser("io", help="reading shards against dd", description="Reading shards against reading the same bytes.")
     io.add_argument("path", metavar="PATH", help="folder with manifest.json")
     io.add_argument("--cold", action="store_true", help="drop the files from the page cache before each reading")
@@ -154,7 +155,7 @@ def _compute(args: argparse.Namespace, settings: Config | None, comm: Communicat
     from apts_mpi.bench import compute
 
     assert settings is not None
-    found = compute.measure(comm, settings, args.shape, plan)
+    found = compute.measure(comm, settings, args.shape, plan, args.outputs)
     return {**found, "settings": keys.to_toml(settings)}, compute.lines(found)
 
 

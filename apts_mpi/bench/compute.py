@@ -44,11 +44,11 @@ ROWS = 8  # chunk gradients that are combined
 Seconds = Mapping[str, Sequence[float]]
 
 
-def measure(comm: Communicator, config: Config, shape: tuple[int, ...], plan: Plan) -> dict[str, Any]:
-    """All constants, for the model of ``config`` on random images of ``shape``; every rank calls."""
+def measure(comm: Communicator, config: Config, shape: tuple[int, ...], plan: Plan, outputs: int = CLASSES) -> dict[str, Any]:
+    """All constants, for the model of ``config`` on random images of ``shape`` with ``outputs`` classes; every rank calls."""
     dtype, loss = getattr(torch, config.model.dtype), resolve_loss(config.model.loss)
-    flat = FlatModel(build_model(config.model, shape, CLASSES, config.run.seed).to(dtype), dtype, CPU)
-    objectives = {size: _objective(flat, loss, shape, size, comm.rank) for size in SIZES}
+    flat = FlatModel(build_model(config.model, shape, outputs, config.run.seed).to(dtype), dtype, CPU)
+    objectives = {size: _objective(flat, loss, shape, size, comm.rank, outputs) for size in SIZES}
     memory = max(config.local.memory, config.global_step.memory)
     works, model = _works(flat, objectives, config), _QuasiNewton(flat.n_params, memory, dtype)
     parts = {size: _Parts(flat, objectives[size], config.baseline.bucket) for size in SIZES}
@@ -72,12 +72,12 @@ def measure(comm: Communicator, config: Config, shape: tuple[int, ...], plan: Pl
     }  # fmt: skip
 
 
-def _objective(flat: FlatModel, loss: Loss, shape: tuple[int, ...], size: int, seed: int) -> DataObjective:
+def _objective(flat: FlatModel, loss: Loss, shape: tuple[int, ...], size: int, seed: int, outputs: int = CLASSES) -> DataObjective:
     """One subdomain with minibatches of ``size`` random images, in stored form as a data set of shards has them."""
     orders = plan_order(BATCHES * size, 1, batch=size, overlap=0.0, seed=0)
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randint(256, (BATCHES * size, *shape), generator=generator, dtype=torch.uint8)
-    targets = torch.randint(CLASSES, (len(inputs),), generator=generator)
+    targets = torch.randint(outputs, (len(inputs),), generator=generator)
     one = range(1)
     scale, shift = torch.tensor(1 / 64), torch.tensor(-2.0)
     held = Samples(
@@ -107,7 +107,7 @@ def _works(flat: FlatModel, objectives: Mapping[int, DataObjective], config: Con
 def _evaluations(objective: DataObjective, size: int, theta: Tensor, grad: Tensor) -> dict[str, Work]:
     subdomain, samples = objective.subdomains[0], objective.samples
     rows, count = torch.arange(size), iter(range(1, 2**62))
-    fresh = _objective(objective._evaluator.flat, objective._evaluator.loss, tuple(samples.inputs.shape[1:]), size, 0)
+    fresh = _objective(objective._evaluator.flat, objective._evaluator.loss, tuple(samples.inputs.shape[1:]), size, 0, 1)
 
     def select() -> None:
         k = next(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ class Facts:
     n_params: int
     samples: int  # in the training set
     sample_shape: tuple[int, ...]
+    outputs: int  # classes, or numbers to predict
 
 
 def facts(study: Study, runs: Sequence[Run]) -> Facts:
@@ -44,9 +46,9 @@ def facts(study: Study, runs: Sequence[Run]) -> Facts:
                 "lower samples, samples_per_rank or ranks"
             )
         check_run(study, run, run.config.data.limit or available)
-    outputs = layout.classes or 1
+    outputs = layout.classes or math.prod(layout.target_shape)
     module = build_model(first.model, layout.sample_shape, outputs, first.run.seed)
-    return Facts(sum(p.numel() for p in module.parameters()), available, layout.sample_shape)
+    return Facts(sum(p.numel() for p in module.parameters()), available, layout.sample_shape, outputs)
 
 
 def check_run(study: Study, run: Run, samples: int) -> None:

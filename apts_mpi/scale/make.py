@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apts_mpi.scale.facts import CALIBRATION, Facts, facts
-from apts_mpi.study.definition import Study, StudyError
+from apts_mpi.study.definition import Study
 from apts_mpi.study.execute import Executor, Say, check_cores, crowded, read_attempt, start_words
 from apts_mpi.study.plan import Run
 
@@ -21,18 +21,19 @@ def select(runs: Sequence[Run], nodes: int | None, scaling: str | None, repetiti
     ]  # fmt: skip
 
 
-def calibrations(study: Study) -> dict[tuple[str, int], Path]:
-    """(bench, ranks) -> the file its document belongs in."""
-    wanted = [("compute", ranks) for ranks in study.ranks] + [("reduce", ranks) for ranks in study.ranks if ranks > 1]
+def calibrations(study: Study, runs: Sequence[Run]) -> dict[tuple[str, int], Path]:
+    """(bench, ranks) -> the file its document belongs in, for the rank counts of ``runs``."""
+    counts = sorted({run.ranks for run in runs})
+    wanted = [("compute", ranks) for ranks in counts] + [("reduce", ranks) for ranks in counts if ranks > 1]
     return {(name, ranks): study.home / CALIBRATION / f"{name}-P{ranks}.json" for name, ranks in wanted}
 
 
 def calibrate(study: Study, runs: Sequence[Run], known: Facts, executor: Executor, say: Say) -> None:
-    """Make the calibrations that are missing; StudyError if one fails."""
+    """Make the calibrations that are missing; one that fails is told, and leaves the report without the cost model."""
     model = runs[0].config.model
     options = ["--model.name", model.name, "--model.widths", ",".join(map(str, model.widths)), "--model.loss", model.loss]
-    options += ["--model.dtype", model.dtype, "--shape", ",".join(map(str, known.sample_shape))]
-    for (name, ranks), path in calibrations(study).items():
+    options += ["--model.dtype", model.dtype, "--shape", ",".join(map(str, known.sample_shape)), "--outputs", str(known.outputs)]
+    for (name, ranks), path in calibrations(study, runs).items():
         if path.is_file():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ def calibrate(study: Study, runs: Sequence[Run], known: Facts, executor: Executo
         log = path.with_suffix(".log")
         code, _ = executor.run([*start_words(ranks, study.nodes(ranks), executor.launcher), *words], ranks, log)
         if code or not path.is_file():
-            raise StudyError(f"the calibration ended with exit code {code}; its output is in {log}")
+            say(f"WARNING: bench {name} ended with exit code {code}, see {log}: there will be no cost model")
 
 
 def run_study(study: Study, runs: Sequence[Run], launcher: str, calibrated: bool, say: Say) -> int:

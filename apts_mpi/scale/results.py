@@ -36,7 +36,7 @@ def predictions(study: Study, points: Points) -> dict[str, dict[str, float]]:
         point = by_name.get(run.id)
         if point is not None:
             iters = point.local_iters if run.config.method == "apts" else None
-            price = predicted(run, machine, Facts(point.n_params, point.samples, ()), iters)
+            price = predicted(run, machine, Facts(point.n_params, point.samples, (), 0), iters)
             if price is not None:
                 found[run.id] = {"seconds": price.seconds, "floor": price.floor}
     return found

@@ -117,7 +117,7 @@ class Executor:
 
     def __init__(self, study: Study, launcher: str, say: Say) -> None:
         self.study, self.launcher, self._say = study, launcher, say
-        self._reference = copy_bandwidth()
+        self._best = copy_bandwidth()  # of this machine so far
 
     def make(self, runs: Sequence[Run]) -> list[Run]:
         """Make those that are not on disk; returns those that failed."""
@@ -152,8 +152,9 @@ class Executor:
     def settled(self) -> float:
         """The copy bandwidth, after a short wait if something else is at work."""
         began = time.monotonic()
-        while abs((rate := copy_bandwidth()) / self._reference - 1) > WANDER and time.monotonic() - began < PATIENCE:
+        while (rate := copy_bandwidth()) < (1 - WANDER) * self._best and time.monotonic() - began < PATIENCE:
             time.sleep(1.0)
+        self._best = max(self._best, rate)
         return rate
 
     def run(self, command: Sequence[str], ranks: int, log: Path) -> tuple[int, float]:
