@@ -14,7 +14,7 @@ search() { # search METHOD BATCH RATES [OPTIONS]
     cp -- "$folder/tune.json" "benchmarks/results/tune-$method-$batch.json"
 }
 for batch in 128 512 1024; do
-    search sgd "$batch" 0.03,0.1,0.2,0.4 --baseline.nesterov true
+    search sgd "$batch" 0.01,0.03,0.1,0.2,0.4 --baseline.nesterov true
     search adam "$batch" 0.0003,0.001,0.003,0.01
 done
-search local-sgd 128 0.03,0.1,0.2,0.4 --run.evaluate_iterations 7
+search local-sgd 128 0.01,0.03,0.1,0.2,0.4 --run.evaluate_iterations 7
