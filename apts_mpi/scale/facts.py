@@ -60,7 +60,7 @@ def check_run(study: Study, run: Run, samples: int) -> None:
 
     config = run.config
     try:
-        check_counts(samples, config.solver.subdomains, run.ranks)
+        check_counts(samples, config.solver.subdomains or run.ranks, run.ranks)
         check_method(config, max(1, round(samples / config.data.batch)) if config.data.batch else 1, torch.device("cpu"))
     except ValueError as error:
         raise StudyError(f"{study.path}: method {run.method.name!r} on {run.ranks} ranks: {error}") from None

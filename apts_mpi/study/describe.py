@@ -39,7 +39,7 @@ def planned(study: Study, runs: Sequence[Run], estimates: Sequence[Estimate]) ->
         config, mark = run.config, "*" if crowded(study, run.ranks) else ""
         marked = marked or bool(mark)
         name = f"{run.method.name:<22} {run.network.name or '-':<10} {'+'.join(run.scalings):<12} {str(run.ranks) + mark:>4}"
-        sizes = f"{run.nodes:>5} {config.solver.subdomains:>4} {config.data.limit or 'all':>8} {config.data.batch or 'full':>7}"
+        sizes = f"{run.nodes:>5} {config.solver.subdomains or run.ranks:>4} {config.data.limit or 'all':>8} {config.data.batch or 'full':>7}"
         yield f"{name} {sizes} {len(rows):>4} {duration(mean):>8}"
     if marked:
         yield "* more threads than the cores of this machine: on it these runs are " + ("marked" if study.oversubscribe else "refused")
@@ -65,7 +65,7 @@ def status(study: Study, runs: Sequence[Run], states: Sequence[str]) -> Iterator
     for rows in groups(runs).values():
         run, count = runs[rows[0]], Counter(states[i] for i in rows)
         yield (
-            f"{run.method.name:<22} {run.network.name or '-':<10} {run.ranks:>4} {run.config.solver.subdomains:>4} "
+            f"{run.method.name:<22} {run.network.name or '-':<10} {run.ranks:>4} {run.config.solver.subdomains or run.ranks:>4} "
             f"{run.config.data.limit or 'all':>8} {count['done']:>5} {count['failed']:>6} {count['missing']:>7}"
         )
     total = Counter(states)

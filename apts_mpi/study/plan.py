@@ -80,7 +80,7 @@ def _run(
     study: Study, scaling: Scaling, ranks: int, per_rank: int, network: Network, method: Method, seed: int, repetition: int
 ) -> Run:  # fmt: skip
     strong = scaling == "strong"
-    subdomains = per_rank * (max(study.ranks) if strong else ranks)
+    subdomains = 0 if method.program else per_rank * (max(study.ranks) if strong else ranks)  # a program has a subdomain per rank
     limit = study.samples if strong else study.samples_per_rank * ranks
     decided: dict[str, object] = {
         "solver.subdomains": subdomains, "data.limit": limit, "run.seed": seed, "run.threads": study.threads, "run.monitor": "none",
@@ -94,7 +94,7 @@ def _run(
         config = settings.resolve(*layers).config
     except settings.SettingsError as error:
         raise StudyError(f"{study.path}: method {method.name!r}: {error}") from None
-    size = f"P{ranks}-N{subdomains}-D{limit or 'all'}-B{config.data.batch or 'full'}"
+    size = f"P{ranks}-N{subdomains or ranks}-D{limit or 'all'}-B{config.data.batch or 'full'}"
     name = "-".join(part for part in (method.slug, network.name, size, f"seed{seed}", f"rep{repetition}") if part)
     config = replace(config, run=replace(config.run, dir=str(study.home / "runs" / name)))
     return Run(name, method, network, (scaling,), ranks, study.nodes(ranks), per_rank, seed, repetition, config)

@@ -85,3 +85,10 @@ def test_refusals_name_file_and_key(old: str, new: str, words: str, tmp_path: Pa
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="nowhere.toml: cannot be read: No such file"):
         read_study(tmp_path / "nowhere.toml")
+
+
+def test_a_program_has_a_subdomain_per_rank(tmp_path: Path) -> None:
+    text = STUDY.replace('name = "SGD"', 'name = "SGD"\nprogram = "mine.py"')
+    runs = [run for run in plan(read_study(write_study(tmp_path, text))) if run.method.program]
+    assert {(run.ranks, run.config.solver.subdomains) for run in runs} == {(1, 0), (2, 0)}
+    assert all(f"-N{run.ranks}-" in run.id for run in runs)
