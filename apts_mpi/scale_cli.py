@@ -93,7 +93,8 @@ def _act(args: argparse.Namespace) -> int:
         chosen = make.select(runs, args.nodes, args.scaling, args.repetition)
         if not chosen:
             raise ValueError(f"no run of {args.study} fits --nodes, --scaling and --repetition; see apts-mpi scale plan {args.study}")
-        return make.run_study(study, chosen, args.launcher, args.repetition in (None, 0), _say)
+        first = args.repetition is None or all(run.done for run in runs if run.repetition < args.repetition)
+        return make.run_study(study, chosen, args.launcher, first, _say)  # of several jobs the first one calibrates
     elif args.action == "submit":
         _say(*cost.submit_study(study, args.system, args.account, args.partition, args.dry_run))
     elif args.action == "collect":

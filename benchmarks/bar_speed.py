@@ -15,7 +15,7 @@ from verdicts import Row, of_pairs
 STEPS = str(Path(__file__).parent / "steps.py")
 ON_WIRE = "--latency 50e-6 --bandwidth 1.25e9"
 BARS_6 = {"sgd": 2.2, "overlapped": 1.9}
-METHODS = ("apts-5", "apts-10", "apts-20", "apts-first-5", "sweep")
+METHODS = ("apts-5", "apts-10", "apts-20", "apts-first-5", "sweep", "sweep-chunks")
 JUDGED = "apts-5"
 BARS_7 = {"weak": 0.95, "cpu": 1.08}
 CASES_7 = ("apts", "sweep", "sgd")

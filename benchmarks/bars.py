@@ -8,7 +8,7 @@
 5  torch's DistributedDataParallel over gloo against our per-step SGD, 2 ranks: at least 2 at 16 samples a rank, never below 1
 6  emulated network, 50 us and 1.25 GB/s, 64 samples a rank, n = 1,841,162, 2 ranks that act as 2 and as 64: seconds of SGD per
    gradient evaluation over those of APTS with nu = 5: at least 2.2 (blocking) and 1.9 (overlapped); other nu, a first-order global step
-   and the sweep are told
+   and the sweep are told, the sweep also with 30 chunks of 64 samples a rank in place of 64 samples in all
 7  weak scaling, samples per rank fixed: time of 1 rank over that of 2 at least 0.95, told beside what two serial runs side by side
    lose on this machine; CPU seconds per gradient on 8 ranks that share the cores at most 1.08 of one rank's
 

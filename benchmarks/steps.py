@@ -30,12 +30,14 @@ from apts_mpi.parallel import launch
 from apts_mpi.parallel.serial import SerialCommunicator
 
 WARM_UP = 2  # rounds
+CHUNKS = 30  # of "sweep-chunks": --samples are those of a chunk, as SGD has them in a step
 NETWORKS = {"mnist": ((1, 28, 28), (512, 256)), "cifar10": ((3, 32, 32), (512, 512))}
 CASES: dict[str, Callable[..., Config]] = {
     **{f"apts-{nu}": lambda nu=nu, **more: preset("default", local={"iters": nu}, **more) for nu in (5, 10, 20)},
     "apts-first-5": lambda **more: preset("default", local={"iters": 5}, global_step={"solver": "first"}, **more),
     "apts": lambda **more: preset("default", **more),
     "sweep": lambda **more: preset("sweep", **more),
+    "sweep-chunks": lambda **more: preset("sweep", local={"chunk": 1, "chunks_max": CHUNKS}, **more),
     "sgd": lambda **more: preset("default", "sgd", **more),
     "overlapped": lambda **more: preset("default", "sgd", baseline={"overlap": True}, **more),
 }
@@ -54,7 +56,8 @@ class Case:
         network = {"emulate_latency": args.latency, "emulate_bandwidth": args.bandwidth, "emulate_ranks": args.network_ranks}
         shape, widths = NETWORKS[args.shape]
         config = CASES[name](model={"widths": args.widths or widths}, comm=network)
-        self.rig = step.build(working, config, shape, args.samples, args.batches)
+        many = CHUNKS if name == "sweep-chunks" else 1
+        self.rig = step.build(working, config, shape, args.samples * many, max(2, args.batches // many))
         self.name, self._comm, self._per_gradient, self._wanted = name, comm, args.samples * working.size, args.gradients
         self._k, self._iterations = 0, 1
         self.seconds, self.cpu, self.gradients, self.values = (list[float]() for _ in range(4))

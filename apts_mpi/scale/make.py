@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,8 @@ def calibrate(study: Study, runs: Sequence[Run], known: Facts, executor: Executo
 
 def run_study(study: Study, runs: Sequence[Run], launcher: str, calibrated: bool, say: Say) -> int:
     """Calibrate and make the missing runs; 0 if all are on disk then, 3 if some failed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the run under way is ended too, whoever ends this process
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     check_cores(study, runs)
     known = facts(study, runs)
     executor = Executor(study, launcher, say)

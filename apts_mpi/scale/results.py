@@ -10,18 +10,24 @@ from apts_mpi.scale.cost import predicted
 from apts_mpi.scale.facts import CALIBRATION, REPORT, Facts, facts
 from apts_mpi.study.collect import collect
 from apts_mpi.study.definition import Study, StudyError
+from apts_mpi.study.document import Part
 from apts_mpi.study.machine import Machine, read_machine
 from apts_mpi.study.plan import plan
 from apts_mpi.study.points import POINTS, Points, read_points, to_json
-from apts_mpi.study.whatif import RANKS, Effort, Fabric, Target, crossovers, fabrics, time_to_target, whatif
+from apts_mpi.study.whatif import RANKS, Crossover, Effort, Fabric, Row, Target, crossovers, fabrics, time_to_target, whatif
+
+SAMPLES = 64  # of a rank, unless told
+FIGURES = "figures"  # folder in a report's
 
 
 def collect_study(study: Study) -> Points:
     """Points of all runs on disk, written to points.json; StudyError if there are none."""
+    from apts_mpi.storage.plain import write_atomic
+
     points = collect(study, plan(study))
     if not points.points:
         raise StudyError(f"no run of {study.path} is finished in {study.home}; apts-mpi scale run {study.path} makes them")
-    (study.home / POINTS).write_text(to_json(points), encoding="utf-8")
+    write_atomic(study.home / POINTS, to_json(points).encode())
     return points
 
 
@@ -45,27 +51,40 @@ def predictions(study: Study, points: Points) -> dict[str, dict[str, float]]:
 def report_study(study: Study, out: str | None) -> list[Path]:
     """Collect, and write the report; its files."""
     from apts_mpi.study.report import write_report
+    from apts_mpi.study.whatif_report import parts, write_whatif
 
     points = collect_study(study)
-    folder = Path(out) if out else study.home / REPORT
-    return write_report(points, folder, predictions(study, points))
+    folder, machine = Path(out) if out else study.home / REPORT, read_machine(study.home / CALIBRATION)
+    written, extra = list[Path](), list[Part]()
+    if machine is not None:
+        found = extrapolated(study, machine)
+        written = write_whatif(*found[:2], folder / FIGURES, found[2])
+        extra = parts(*found, next(path for path in written if path.suffix == ".png"))
+    return [*write_report(points, folder, predictions(study, points), extra), *written]
 
 
-def whatif_study(
-    study: Study, out: str | None, samples: int, own: Sequence[Fabric], machine: Machine | None, ranks: Sequence[int] = RANKS
-) -> list[str]:  # fmt: skip
-    """Price 1 to 4,096 ranks on the stated fabrics, the study's and ``own`` ones; ``machine``: in place of the calibrated one."""
-    from apts_mpi.study.whatif_report import crossover_lines, lines, target_lines, write_whatif
-
-    machine, runs = machine or read_machine(study.home / CALIBRATION), plan(study)
-    if machine is None:
-        told = f"no calibration in {study.home / CALIBRATION}; apts-mpi scale run makes it, or state --flops and --memory"
-        raise StudyError(f"{study.path}: {told}")
+def extrapolated(
+    study: Study, machine: Machine, samples: int = SAMPLES, own: Sequence[Fabric] = (), ranks: Sequence[int] = RANKS
+) -> tuple[list[Row], list[Crossover], list[Target]]:  # fmt: skip
+    """1 to 4,096 ranks on the stated fabrics, the study's and ``own`` ones."""
+    runs = plan(study)
     known, config = facts(study, runs), runs[0].config
     emulated = [Fabric(net.name, net.latency, net.bandwidth, "the study") for net in study.networks if net.name and net.bandwidth]
     wires = fabrics(*emulated, *own)
     rows = whatif(machine, config, known.n_params, wires, ranks, samples)
-    found, targets = crossovers(machine, config, known.n_params, wires, ranks), time_to_targets(study, machine, known, wires, ranks)
+    found = crossovers(machine, config, known.n_params, wires, ranks)
+    return rows, found, time_to_targets(study, machine, known, wires, ranks)
+
+
+def whatif_study(study: Study, out: str | None, samples: int, own: Sequence[Fabric], machine: Machine | None) -> list[str]:
+    """What ``scale whatif`` prints; ``machine``: in place of the calibrated one."""
+    from apts_mpi.study.whatif_report import crossover_lines, lines, target_lines, write_whatif
+
+    machine = machine or read_machine(study.home / CALIBRATION)
+    if machine is None:
+        told = f"no calibration in {study.home / CALIBRATION}; apts-mpi scale run makes it, or state --flops and --memory"
+        raise StudyError(f"{study.path}: {told}")
+    rows, found, targets = extrapolated(study, machine, samples, own)
     written = write_whatif(rows, found, Path(out) if out else study.home / REPORT, targets)
     return [*lines(rows), "", *crossover_lines(found), "", *target_lines(targets), "", *map(str, written)]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apts_mpi.contracts import Status
 from apts_mpi.rundir import Run as Record
 from apts_mpi.rundir import read_run
 from apts_mpi.study.definition import Method, Study, StudyError
@@ -32,11 +33,14 @@ Numbers = NDArray[np.float64]
 
 def collect(study: Study, runs: Sequence[Run]) -> Points:
     """Every run that is done, and the names of those that failed."""
-    done = [run for run in runs if run.done]
+    ended = {run.id: read_run(run.folder) for run in runs if run.done}
+    bad = [name for name, record in ended.items() if record.completion and record.completion.status == Status.NONFINITE.value]
+    done = [run for run in runs if run.id in ended and run.id not in bad]
     attempts = {run.id: read_attempt(run) for run in done}
     usual = usual_bandwidth([a for a in attempts.values() if a])
-    points = tuple(_point(run, read_run(run.folder), attempts[run.id], usual) for run in done)
-    failed = tuple(run.id for run in runs if run.id not in attempts and read_attempt(run) is not None)
+    points = tuple(_point(run, ended[run.id], attempts[run.id], usual) for run in done)
+    failed = tuple(run.id for run in runs if run.id not in ended and read_attempt(run) is not None)
+    failed += tuple(f"{name} (diverged)" for name in bad)
     tuning = {method.name: read_tuning(study, method) for method in study.methods if method.tuning}
     title, text = study.title or study.name, study.path.read_text(encoding="utf-8")
     return Points(study.name, title, study.threads, study.repetitions, study.target_accuracy, len(runs), failed, points, text, tuning)
@@ -64,19 +68,20 @@ def _point(run: Run, record: Record, attempt: Attempt | None, usual: Mapping[str
     done, columns, facts = record.completion, record.columns, record.provenance
     assert done is not None
     seconds = iteration_seconds(columns)
-    low, middle, high = median_interval(seconds[WARM_UP:] if len(seconds) > 2 * WARM_UP else seconds)
+    low, middle, high = median_interval(looked_at(seconds))
     samples = round(float(columns["gradient_samples"].sum()) / done.passes) if done.passes else 0
     elapsed = np.cumsum(seconds)
-    busy = attempt is not None and abs(attempt.copy_bandwidth / usual[attempt.host] - 1) > WANDER
+    busy = attempt is not None and attempt.copy_bandwidth < (1 - WANDER) * usual[attempt.host]
     return Point(
         run=run.id, method=run.method.name, kind=Path(run.method.program).stem or run.config.method, network=run.network.name,
-        scalings=run.scalings, ranks=run.ranks, nodes=run.nodes, subdomains=done.subdomains, samples=samples,
+        scalings=run.scalings, ranks=run.ranks, nodes=run.nodes, subdomains=done.subdomains, per_rank=run.per_rank, samples=samples,
         batch=run.config.data.batch or samples, seed=run.seed, repetition=run.repetition, n_params=done.n_params,
         oversubscribed=attempt is not None and attempt.oversubscribed, noisy=busy, status=done.status, iterations=done.iterations,
         iteration_seconds=middle, iteration_low=low, iteration_high=high, run_seconds=float(elapsed[-1]), passes=done.passes,
         value_passes=float(columns["value_samples"].sum()) / samples if samples else math.nan, reductions=done.reductions,
-        messages=done.messages, bytes=done.bytes, local_iters=float(columns["local_iters"].mean()) / done.subdomains, loss=done.loss,
-        accuracy=done.accuracy, phases=phases(record), curve=curve(columns, elapsed),
+        messages=done.messages, bytes=done.bytes, loss=done.loss, accuracy=done.accuracy,
+        local_iters=float(np.median(looked_at(columns["local_iters"]))) / done.subdomains, phases=phases(record),
+        curve=curve(columns, elapsed),
         flops_per_gradient=_number(facts.get("flops_per_gradient")), machine={key: facts[key] for key in QUOTED if key in facts},
         **_target(run, columns, elapsed),
     )  # fmt: skip
@@ -91,6 +96,11 @@ def iteration_seconds(columns: Mapping[str, NDArray[Any]]) -> Numbers:
     parts = [column for name, column in columns.items() if name.startswith("seconds_") and name not in left_out]
     total: Numbers = np.sum(parts, axis=0, dtype=np.float64)
     return total
+
+
+def looked_at(values: NDArray[Any]) -> NDArray[Any]:
+    """Those of the iterations behind the warm-up, of short runs all."""
+    return values[WARM_UP:] if len(values) > 2 * WARM_UP else values
 
 
 def median_interval(values: Numbers) -> tuple[float, float, float]:
@@ -111,7 +121,9 @@ def curve(columns: Mapping[str, NDArray[Any]], elapsed: Numbers) -> dict[str, li
     """Progress against work, communication and time; every known accuracy and about ``THINNED`` iterations are kept."""
     known = np.isfinite(columns["accuracy"].astype(np.float64))
     kept = known | (np.arange(len(known)) % max(1, len(known) // THINNED) == 0)
-    full = {name: elapsed if name == "seconds" else columns[name] for name in CURVES}
+    after = columns["loss_new"].astype(np.float64)
+    known_loss = np.where(np.isfinite(after), after, columns["loss"])  # before the step where the method does not look again
+    full = {name: {"seconds": elapsed, "loss": known_loss}.get(name, columns.get(name)) for name in CURVES}
     return {name: [float(f"{value:.6g}") for value in np.asarray(values, np.float64)[kept]] for name, values in full.items()}
 
 

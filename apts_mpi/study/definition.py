@@ -3,8 +3,8 @@
     name = "mnist"            ranks = [1, 2]            scaling = ["strong", "weak"]       [settings] of train
     [[method]]  name = "SGD"  method = "sgd"  data.batch = 128  batch_per_rank = 64         as often as methods are compared
 
-Strong scaling keeps the samples |D|, the minibatch and, for APTS, the number of subdomains N, so all rank counts follow one trajectory.
-Weak scaling keeps samples, minibatch and subdomains per rank, so the algorithm changes with N.
+Strong scaling keeps the samples |D|, the minibatch and, where it matters, the number of subdomains N, so all rank counts follow one
+trajectory. Weak scaling keeps samples, minibatch and subdomains per rank: the algorithm changes with N. Repetitions take the seeds in turn.
 """
 
 from __future__ import annotations
@@ -57,8 +57,11 @@ class Method:
     tuning: str = ""  # tune.json of the search for its learning rate, seen from the study's folder
 
     @property
-    def slug(self) -> str:
-        """The name in file names."""
+    def kind(self) -> str:  # of train
+        return str(self.layer.get("method", ("apts", ""))[0])
+
+    @property
+    def slug(self) -> str:  # the name in file names
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 

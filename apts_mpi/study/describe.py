@@ -39,7 +39,8 @@ def planned(study: Study, runs: Sequence[Run], estimates: Sequence[Estimate]) ->
         config, mark = run.config, "*" if crowded(study, run.ranks) else ""
         marked = marked or bool(mark)
         name = f"{run.method.name:<22} {run.network.name or '-':<10} {'+'.join(run.scalings):<12} {str(run.ranks) + mark:>4}"
-        sizes = f"{run.nodes:>5} {config.solver.subdomains or run.ranks:>4} {config.data.limit or 'all':>8} {config.data.batch or 'full':>7}"
+        subdomains, size = config.solver.subdomains or run.ranks, config.data.limit or "all"
+        sizes = f"{run.nodes:>5} {subdomains:>4} {size:>8} {config.data.batch or 'full':>7}"
         yield f"{name} {sizes} {len(rows):>4} {duration(mean):>8}"
     if marked:
         yield "* more threads than the cores of this machine: on it these runs are " + ("marked" if study.oversubscribe else "refused")

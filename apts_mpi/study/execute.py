@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,8 @@ from apts_mpi.study.plan import Run
 WANDER = 0.15  # of the copy bandwidth; beyond it the machine is busy with something else
 PATIENCE = 20.0  # s to wait for it
 COPIED = 2**26  # bytes
+NUMERICAL = 3  # exit code of a run that met too many numbers that are not finite
+LATE, TAKEN = -1, -2  # in place of an exit code: out of time, another job makes this run
 Say = Callable[[str], None]
 
 
@@ -36,7 +39,7 @@ class Attempt:
     """How one try to make a run went."""
 
     run: str
-    code: int  # of the launcher; -1: it took longer than the study allows
+    code: int  # of the launcher; LATE: it took longer than the study allows
     seconds: float  # wall time with start and end
     copy_bandwidth: float  # bytes/s read and written just before
     oversubscribed: bool
@@ -46,8 +49,35 @@ class Attempt:
 
 
 def attempt_path(run: Run) -> Path:
-    """The file beside the run's folder."""
     return run.folder.with_name(run.id + ".attempt.json")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    new = path.with_name(path.name + f".{os.getpid()}")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+@contextmanager
+def held(run: Run) -> Iterator[str]:
+    """Keep other jobs from making the same run meanwhile; gives the words of who does, empty if it is us."""
+    path = run.folder.with_name(run.id + ".lock")
+    own = f"{platform.node()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '-')}"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(own)
+    except FileExistsError:
+        other = path.read_text(encoding="utf-8").split()
+        gone = len(other) == 3 and other[0] == platform.node() and not Path(f"/proc/{other[1]}").exists()
+        if not gone:
+            yield f"is being made by {' '.join(other)} (host, process, job); if that is over, delete {path}"
+            return
+        _replace(path, own)
+    try:
+        yield ""
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def read_attempt(run: Run) -> Attempt | None:
@@ -69,8 +99,7 @@ def copy_bandwidth() -> float:
     return best
 
 
-def cores() -> int:
-    """That this process may use."""
+def cores() -> int:  # that this process may use
     return len(os.sched_getaffinity(0))
 
 
@@ -126,7 +155,7 @@ class Executor:
         began = time.monotonic()
         for index, run in enumerate(missing):
             outcome = self._one(run)
-            if outcome.code or not run.done:
+            if not run.done:
                 failed.append(run)
             left = (time.monotonic() - began) / (index + 1) * (len(missing) - index - 1)
             self._say(f"{index + 1:>4}/{len(missing)}  eta {duration(left):>6}  {outcome_line(run, outcome)}")
@@ -134,6 +163,10 @@ class Executor:
 
     def _one(self, run: Run) -> Attempt:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
+        with held(run) as other:
+            return Attempt(run.id, TAKEN, 0.0, 0.0, False, platform.node(), "", other) if other else self._make(run)
+
+    def _make(self, run: Run) -> Attempt:
         config = run.folder.with_name(run.id + ".toml")
         config.write_text(run.toml, encoding="utf-8")
         command = [*start_words(run.ranks, run.nodes, self.launcher), sys.executable, *self._program(run), str(config)]
@@ -141,7 +174,7 @@ class Executor:
         code, seconds = self.run(command, run.ranks, run.folder.with_name(run.id + ".log"))
         crowd = crowded(self.study, run.ranks)
         done = Attempt(run.id, code, seconds, rate, crowd, platform.node(), began, shlex.join(command))
-        attempt_path(run).write_text(json.dumps(asdict(done), indent=1) + "\n", encoding="utf-8")
+        _replace(attempt_path(run), json.dumps(asdict(done), indent=1) + "\n")
         return done
 
     def _program(self, run: Run) -> list[str]:
@@ -168,7 +201,7 @@ class Executor:
             try:
                 code = process.wait(timeout=self.study.time_limit)
             except subprocess.TimeoutExpired:
-                code = -1
+                code = LATE
             finally:
                 if process.poll() is None:
                     _end(process)
@@ -202,9 +235,11 @@ def outcome_line(run: Run, outcome: Attempt) -> str:
     """A run in a line."""
     name = f"{run.method.name}{' on ' + run.network.name if run.network.name else ''}"
     head = f"{name:<24} P={run.ranks:<4d} seed {run.seed} rep {run.repetition}  {outcome.seconds:6.1f} s"
-    if outcome.code == 0 and run.done:
-        return head
-    why = "took too long" if outcome.code == -1 else f"exit code {outcome.code}"
+    if run.done:
+        return head + ("  diverged" if outcome.code == NUMERICAL else "")
+    if outcome.code == TAKEN:
+        return f"{head}  {outcome.command}"
+    why = "took too long" if outcome.code == LATE else f"exit code {outcome.code}"
     return f"{head}  FAILED, {why}: {last_words(run) or 'no output'}\n      all of it: {run.folder.with_name(run.id + '.log')}"
 
 

@@ -50,7 +50,7 @@ def draw_all(points: Points, folder: Path, predictions: Predictions) -> list[Pic
     """Draw every picture into ``folder`` and return the PNGs; ValueError, ModuleNotFoundError, OSError."""
     series = all_series(points)
     labels = list(dict.fromkeys(one.method for one in series))
-    colours = {label: style.COLOURS[index % len(style.COLOURS)] for index, label in enumerate(labels)}
+    colours = {label: style.MANY[index % len(style.MANY)] for index, label in enumerate(labels)}
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for network in networks(points):

@@ -15,6 +15,8 @@ from apts_mpi.config import Config
 from apts_mpi.rundir import finished
 from apts_mpi.study.definition import Method, Network, Scaling, Study, StudyError
 
+ALL_REDUCE = ("sgd", "adam", "adamw")  # methods whose iterates do not depend on the number of subdomains
+
 
 @dataclass(frozen=True)
 class Run:
@@ -57,7 +59,7 @@ def plan(study: Study) -> list[Run]:
     found: dict[str, Run] = {}
     for run in _all(study):
         same = found.get(run.id)
-        found[run.id] = run if same is None else replace(same, scalings=(*same.scalings, *run.scalings))
+        found[run.id] = run if same is None else replace(same, scalings=tuple(dict.fromkeys((*same.scalings, *run.scalings))))
     return list(found.values())
 
 
@@ -65,22 +67,24 @@ def _all(study: Study) -> Iterator[Run]:
     for repetition in range(study.repetitions):
         turn = repetition % len(study.methods)
         methods = study.methods[turn:] + study.methods[:turn]
-        for seed in study.seeds:
-            for scaling in study.scaling:
-                for ranks in study.ranks:
-                    for per_rank in study.subdomains_per_rank:
-                        for network in study.networks:
-                            for method in methods:
-                                wanted = method.networks is None or network.name in method.networks
-                                if wanted and scaling in method.scaling:
-                                    yield _run(study, scaling, ranks, per_rank, network, method, seed, repetition)
+        seed = study.seeds[repetition % len(study.seeds)]
+        for scaling in study.scaling:
+            for ranks in study.ranks:
+                for per_rank in study.subdomains_per_rank:
+                    for network in study.networks:
+                        for method in methods:
+                            wanted = method.networks is None or network.name in method.networks
+                            if wanted and scaling in method.scaling:
+                                yield _run(study, scaling, ranks, per_rank, network, method, seed, repetition)
 
 
 def _run(
     study: Study, scaling: Scaling, ranks: int, per_rank: int, network: Network, method: Method, seed: int, repetition: int
 ) -> Run:  # fmt: skip
     strong = scaling == "strong"
-    subdomains = 0 if method.program else per_rank * (max(study.ranks) if strong else ranks)  # a program has a subdomain per rank
+    subdomains = per_rank * (max(study.ranks) if strong else ranks)
+    if method.program or method.kind in ALL_REDUCE:  # the number changes nothing but what a rank does one after the other
+        subdomains = 0
     limit = study.samples if strong else study.samples_per_rank * ranks
     decided: dict[str, object] = {
         "solver.subdomains": subdomains, "data.limit": limit, "run.seed": seed, "run.threads": study.threads, "run.monitor": "none",

@@ -33,6 +33,7 @@ class Point:
     ranks: int
     nodes: int
     subdomains: int
+    per_rank: int  # subdomains of a rank that the study asked for; strong scaling has as many times the most ranks
     samples: int  # |D| over all ranks
     batch: int  # minibatch over all ranks; the whole |D| in full batch
     seed: int

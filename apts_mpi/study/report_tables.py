@@ -150,11 +150,14 @@ def with_tuning(points: Points, series: Sequence[Series]) -> Table:
                 plain = (number(found), number(cost) if cost else "none", number(found + cost))
                 rows.append((one.scaling, called(one.network), one.method, str(case.ranks), *plain))
     header = ("scaling", "network", "method", "ranks", "time to target, s", "search, s", "both, s")
-    caption = "Time to the target with the search for the learning rate added; oversubscribed cases left out."
+    caption = (
+        "Time to the target with the search for the learning rate added: the search's gradient evaluations at the speed of the case. "
+        "A search is for one batch; choosing the best batch costs those of all. Oversubscribed cases left out."
+    )
     return Table(caption, header, tuple(rows), "both", 3)
 
 
 def tuning_seconds(points: Points, case: Case) -> float:
-    """Seconds of the search for a case's method, 0 without one."""
-    found = points.tuning.get(case.runs[0].method, {}).get("seconds")
-    return float(found) if found is not None else 0.0
+    """Seconds that the search for a case's method would take there: its gradient evaluations at the case's speed; 0 without one."""
+    passes = points.tuning.get(case.runs[0].method, {}).get("passes")
+    return float(passes) * case.estimate("seconds_per_pass").median if passes is not None else 0.0

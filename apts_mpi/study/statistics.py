@@ -163,17 +163,12 @@ def networks(points: Points) -> list[str]:
 
 
 def _variants(points: Points, scaling: Scaling, network: str, method: str) -> list[Series]:
-    """One series for each number of subdomains (strong) or of subdomains per rank (weak)."""
+    """One series for each number of subdomains per rank that the study asked for."""
     runs = points.of(scaling=scaling, network=network, method=method)
-    sizes = sorted({_size(run, scaling) for run in runs})
-    word = "N" if scaling == "strong" else "N/P"
-    names = {size: f"{method}, {word} = {size:g}" if len(sizes) > 1 else method for size in sizes}
+    sizes = sorted({run.per_rank for run in runs})
+    names = {size: f"{method}, {size} per rank" if len(sizes) > 1 else method for size in sizes}
     target = math.isfinite(points.target_accuracy)
-    return [_series(scaling, network, names[size], [r for r in runs if _size(r, scaling) == size], target) for size in sizes]
-
-
-def _size(run: Point, scaling: Scaling) -> float:
-    return run.subdomains if scaling == "strong" else run.subdomains / run.ranks
+    return [_series(scaling, network, names[size], [run for run in runs if run.per_rank == size], target) for size in sizes]
 
 
 def _series(scaling: Scaling, network: str, method: str, runs: Sequence[Point], target: bool) -> Series:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe, Ito
+MANY = (*COLOURS, "#882255", "#117733", "#999999", "#661100", "#AA4499", "#332288")  # then those of Tol
 DASHES = ("-", "--", ":")  # after the colours are used up
 MARKERS = ("o", "s", "^", "v", "D", "P", "X")
 PNG_BYTES = 120_000

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +83,7 @@ def _report(study: Study, system: System, account: str, partition: str) -> Scrip
 
 def time_limit(study: Study, runs: Sequence[Run], seconds: Mapping[int, float]) -> int:
     """Seconds for one repetition, in whole minutes; without an estimate what the study's time_limit allows its runs."""
-    first = min(run.repetition for run in runs)
-    most = study.time_limit * sum(run.repetition == first for run in runs)
+    most = study.time_limit * max(Counter(run.repetition for run in runs).values())
     estimate = min(seconds.get(runs[0].nodes, most) * MARGIN, most) + SPARE
     return max(LEAST, -(-int(estimate) // 60) * 60)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apts_mpi.study.document import Heading, Paragraph, Part, Picture, Table
 from apts_mpi.study.style import COLOURS, MARKERS, legend_below, new_figure, plain_numbers, quiet, save
 from apts_mpi.study.whatif import ASSUMPTIONS, BLOCKING, OVERLAPPED, SAMPLES_MAX, Crossover, Row, Target
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "whatif"
+SHOWN = (1, 2, 8, 64, 512, 4096)  # rank counts of a report's tables
 NEVER = 0.5  # samples, where a picture shows that there is no range
 
 
@@ -54,8 +56,35 @@ def _table(cells: Sequence[tuple[str, int, str]]) -> list[str]:
     ranks = sorted({p for _, p, _ in cells})
     known = {(name, p): value for name, p, value in cells}
     names = _unique(name for name, _, _ in cells)
-    head = f"  {'P':<16}" + "".join(f"{p:>8}" for p in ranks)
-    return [head, *(f"  {name:<16}" + "".join(f"{known.get((name, p), '-'):>8}" for p in ranks) for name in names), ""]
+    width = 1 + max(len(text) for text in [*known.values(), *map(str, ranks), "1234567"])
+    head = f"  {'P':<16}" + "".join(f"{p:>{width}}" for p in ranks)
+    return [head, *(f"  {name:<16}" + "".join(f"{known.get((name, p), '-'):>{width}}" for p in ranks) for name in names), ""]
+
+
+def parts(rows: Sequence[Row], found: Sequence[Crossover], targets: Sequence[Target], picture: Path) -> list[Part]:
+    """The section of a report; ``picture`` is what ``write_whatif`` drew."""
+    across = [p for p in SHOWN if p in {each.ranks for each in found}]
+    cells = {(each.fabric, each.method, each.against, each.ranks): str(each) for each in found}
+    keys = list(dict.fromkeys((each.fabric, each.method, each.against) for each in found))
+    crossing = Table(
+        f"Samples per rank for which APTS needs less time per gradient evaluation (1 to {SAMPLES_MAX:,} tried).",
+        ("fabric", "APTS", "than", *(f"P = {p:,}" for p in across)), tuple((*key, *(cells[*key, p] for p in across)) for key in keys),
+        "crossover", words=3,
+    )  # fmt: skip
+    caption = f"Predicted time per gradient evaluation of {rows[0].samples} samples per rank, and the crossovers, from 1 to 4,096 ranks."
+    shown: list[Part] = [Heading("What if: other networks, more ranks"), *(Paragraph(text) for text in (" ".join(ASSUMPTIONS),))]
+    return [*shown, Picture(picture, caption), crossing, *([_targets(targets)] if targets else [])]
+
+
+def _targets(targets: Sequence[Target]) -> Table:
+    ranks = sorted({each.ranks for each in targets if each.ranks in SHOWN})
+    cells = {(each.fabric, each.method, each.ranks): f"{each.seconds:.3g}" for each in targets}
+    keys = list(dict.fromkeys((each.fabric, each.method) for each in targets))
+    return Table(
+        "Predicted seconds to the target, if iterations and passes do not change with P; no more ranks than subdomains or samples allow.",
+        ("fabric", "method", *(f"P = {p:,}" for p in ranks)), tuple((*key, *(cells.get((*key, p), "-") for p in ranks)) for key in keys),
+        "targets", words=2,
+    )  # fmt: skip
 
 
 def figure(rows: Sequence[Row], found: Sequence[Crossover]) -> Figure:

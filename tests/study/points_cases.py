@@ -39,7 +39,7 @@ def point(method: str = "APTS", scaling: str = "strong", ranks: int = 1, repetit
     made = Point(
         run="-".join(x for x in (method.lower().replace(" ", "-"), network, scaling, f"P{ranks}", f"rep{repetition}") if x),
         method=method, kind=KINDS[method], network=network, scalings=(scaling,), ranks=ranks, nodes=1,
-        subdomains=ranks if scaling == "weak" else 8, samples=6000 * weak, batch=6000 * weak, seed=0, repetition=repetition,
+        subdomains=ranks if scaling == "weak" else 8, per_rank=1, samples=6000 * weak, batch=6000 * weak, seed=0, repetition=repetition,
         n_params=50_000, oversubscribed=False, noisy=False, status="target reached", iterations=count, iteration_seconds=each,
         iteration_low=0.98 * each, iteration_high=1.02 * each, run_seconds=each * count, passes=passes, value_passes=1.0 * count,
         reductions=3 * count if method == "APTS" else count, messages=4 * count, bytes=volume, local_iters=5.0, loss=0.11, accuracy=97.2,

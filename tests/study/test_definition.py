@@ -15,10 +15,11 @@ from apts_mpi.study.plan import plan
 def test_strong_keeps_the_problem_and_weak_the_share(tmp_path: Path) -> None:
     runs = plan(read_study(write_study(tmp_path)))
     assert len(runs) == 2 * 3 * 5  # methods, cells (strong and weak have P = 2 in common), repetitions
+    subdomains = {"Sweep": (2, 2, 1), "SGD": (0, 0, 0)}  # SGD's iterates do not depend on them: one per rank
     cells = {(run.method.name, run.ranks, run.scalings): run.config for run in runs}
     for name, batches in (("Sweep", (20, 20, 10)), ("SGD", (10, 10, 5))):
         strong1, both, weak1 = (cells[name, p, s] for p, s in ((1, ("strong",)), (2, ("strong", "weak")), (1, ("weak",))))
-        assert [config.solver.subdomains for config in (strong1, both, weak1)] == [2, 2, 1]
+        assert tuple(config.solver.subdomains for config in (strong1, both, weak1)) == subdomains[name]
         assert [config.data.limit for config in (strong1, both, weak1)] == [40, 40, 20]
         assert tuple(config.data.batch for config in (strong1, both, weak1)) == batches
     assert all(run.config.stop.target_accuracy == 75 and run.config.run.monitor == "none" for run in runs)
@@ -35,13 +36,12 @@ def test_methods_take_turns(tmp_path: Path) -> None:
     assert len({run.id for run in runs}) == len(runs) == len({run.folder for run in runs})
 
 
-def test_networks_and_seeds_multiply(tmp_path: Path) -> None:
+def test_networks_multiply_and_repetitions_take_the_seeds_in_turn(tmp_path: Path) -> None:
     text = STUDY.replace("ranks = [1, 2]", "ranks = [2]\nseeds = [0, 7]") + '[[network]]\nname = "slow"\nlatency = 1e-3\nranks = 8\n'
     text = text.replace('name = "SGD"', 'name = "SGD"\nnetworks = [""]') + '[[network]]\nname = ""\n'
     runs = plan(read_study(write_study(tmp_path, text)))
-    assert Counter((run.method.name, run.network.name, run.seed) for run in runs) == {
-        ("Sweep", "slow", 0): 5, ("Sweep", "slow", 7): 5, ("Sweep", "", 0): 5, ("Sweep", "", 7): 5, ("SGD", "", 0): 5, ("SGD", "", 7): 5,
-    }  # fmt: skip
+    assert Counter((run.method.name, run.network.name) for run in runs) == {("Sweep", "slow"): 5, ("Sweep", ""): 5, ("SGD", ""): 5}
+    assert {run.repetition: run.seed for run in runs} == {0: 0, 1: 7, 2: 0, 3: 7, 4: 0}
     slow = next(run.config.comm for run in runs if run.network.name)
     assert (slow.emulate_latency, slow.emulate_bandwidth, slow.emulate_ranks) == (1e-3, 0.0, 8)
 

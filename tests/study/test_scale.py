@@ -27,7 +27,7 @@ def test_plan_says_runs_time_and_node_hours_and_starts_nothing(study: Path, caps
     assert lines[0].startswith("tiny: 30 runs into ")
     cells = [line.split() for line in lines[2:8]]
     assert [(c[0], c[2], c[3].rstrip("*"), c[5], c[6], c[7], c[8]) for c in cells] == [
-        ("Sweep", "strong", "1", "2", "40", "20", "5"), ("SGD", "strong", "1", "2", "40", "10", "5"),
+        ("Sweep", "strong", "1", "2", "40", "20", "5"), ("SGD", "strong", "1", "1", "40", "10", "5"),
         ("Sweep", "strong+weak", "2", "2", "40", "20", "5"), ("SGD", "strong+weak", "2", "2", "40", "10", "5"),
         ("Sweep", "weak", "1", "1", "20", "10", "5"), ("SGD", "weak", "1", "1", "20", "5", "5"),
     ]  # fmt: skip

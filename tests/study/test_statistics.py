@@ -103,10 +103,16 @@ def test_a_target_without_a_base_has_no_ratio() -> None:
 
 
 def test_numbers_of_subdomains_make_their_own_series() -> None:
-    runs = [point(ranks=P, subdomains=N) for P in (1, 2) for N in (2, 4)]
-    assert [(s.method, len(s.cases)) for s in all_series(make(*runs))] == [("APTS, N = 2", 2), ("APTS, N = 4", 2)]
-    weak = [point(scaling="weak", ranks=P, subdomains=P * k) for P in (1, 2) for k in (1, 3)]
-    assert [s.method for s in all_series(make(*weak))] == ["APTS, N/P = 1", "APTS, N/P = 3"]
+    runs = [point(ranks=P, subdomains=2 * k, per_rank=k) for P in (1, 2) for k in (1, 2)]
+    assert [(s.method, len(s.cases)) for s in all_series(make(*runs))] == [("APTS, 1 per rank", 2), ("APTS, 2 per rank", 2)]
+    weak = [point(scaling="weak", ranks=P, subdomains=P * k, per_rank=k) for P in (1, 2) for k in (1, 3)]
+    assert [s.method for s in all_series(make(*weak))] == ["APTS, 1 per rank", "APTS, 3 per rank"]
+
+
+def test_a_method_whose_subdomains_are_its_ranks_is_one_series() -> None:
+    runs = [point("SGD", ranks=P, subdomains=P, iteration_seconds=2.0 / P) for P in (1, 2)]
+    (found,) = all_series(make(*runs))
+    assert (found.method, len(found.cases), found.speedup("iteration_seconds")[2].median) == ("SGD", 2, 2.0)
 
 
 def test_no_points_are_refused() -> None:
