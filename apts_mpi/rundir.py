@@ -96,9 +96,9 @@ def read_run(path: str | Path) -> Run:
 
 def finished(folder: Path, config: str) -> bool:
     """Whether ``folder`` holds a run with exactly the settings ``config`` (TOML) that came to its end."""
-    if not (folder / PROVENANCE).is_file() or not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).is_file():
         return False
-    return (folder / CONFIG).read_text(encoding="utf-8") == config and read_run(folder).completion is not None
+    return (folder / CONFIG).read_text(encoding="utf-8") == config and (folder / COMPLETION).is_file()
 
 
 def read_columns(path: Path) -> dict[str, NDArray[Any]]:

@@ -78,7 +78,7 @@ def run_scale(args: argparse.Namespace) -> int:
 
 
 def _act(args: argparse.Namespace) -> int:
-    from apts_mpi.scale import cost, make, results
+    from apts_mpi.scale import estimate, make, results
     from apts_mpi.study import describe
     from apts_mpi.study.definition import read_study
     from apts_mpi.study.plan import plan
@@ -86,7 +86,7 @@ def _act(args: argparse.Namespace) -> int:
     study = read_study(args.study)
     runs = plan(study)
     if args.action == "plan":
-        _say(*cost.plan_study(study))
+        _say(*estimate.plan_study(study))
     elif args.action == "status":
         _say(*describe.status(study, runs, [make.state(run) for run in runs]))
     elif args.action == "run":
@@ -96,7 +96,7 @@ def _act(args: argparse.Namespace) -> int:
         first = args.repetition is None or all(run.done for run in runs if run.repetition < args.repetition)
         return make.run_study(study, chosen, args.launcher, first, _say)  # of several jobs the first one calibrates
     elif args.action == "submit":
-        _say(*cost.submit_study(study, args.system, args.account, args.partition, args.dry_run))
+        _say(*estimate.submit_study(study, args.system, args.account, args.partition, args.dry_run))
     elif args.action == "collect":
         points = results.collect_study(study)
         _say(f"{len(points.points)} of {points.planned} runs in {study.home / 'points.json'}")

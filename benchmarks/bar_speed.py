@@ -55,7 +55,7 @@ def bar_7(quick: bool) -> Iterator[Row]:
     work = "--samples 64 --shape mnist --widths 16 --rounds 1" if quick else "--samples 2000 --shape mnist --rounds 3"
     options = f"{work} --batches 8 --gradients 8 --cases {','.join(CASES_7)}"
     runs: dict[str, list[dict[str, Any]]] = {"one": [], "two": [], "base": [], "crowd": []}
-    for index in range(2 if quick else 12):
+    for index in range(2 if quick else 15):
         kinds = list(runs)
         for kind in kinds if index % 2 else kinds[::-1]:
             runs[kind].append(_run(kind, options))

@@ -116,7 +116,7 @@ def measure(comm: Communicator, name: str, batch: int, device: torch.device, ste
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     apart = 0.0
     for repeat in range(repeats + 1):
-        for kind, step in kinds.items():
+        for kind, step in list(kinds.items())[:: 1 if repeat % 2 else -1]:
             taken = clock(comm, partial(run, step, range(repeat * steps, (repeat + 1) * steps), device))
             times[kind] += [taken / steps] if repeat else []  # the first is the warm-up
         if repeat == 0:

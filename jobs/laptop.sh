@@ -14,7 +14,7 @@ if [ $# -gt 0 ] && [ -f "$1" ]; then # before the working directory changes
     set -- "$file" "${@:2}"
 fi
 cd -- "$root"
-environment "$root/.venv" mpich,demo,plot
+environment "$root/.venv" mpich,demo,plot,study
 export PATH="$root/.venv/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 [ "$ranks" -le "$(nproc)" ] || export MPIR_CVAR_ENABLE_HEAVY_YIELD=1 # more ranks than cores: waiting must not take a core
 

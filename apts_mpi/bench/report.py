@@ -53,5 +53,7 @@ def document(
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the document; OSError if that fails."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """Write the whole document or nothing; OSError if that fails."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    new.replace(path)

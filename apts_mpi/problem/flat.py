@@ -82,9 +82,20 @@ class FlatModel:
             grad.zero_()
         torch._foreach_copy_([views[i] for i in used], [found[i] for i in used])
 
-    def on_gradient(self, act: Callable[[int], None]) -> list[RemovableHandle]:
-        """Call ``act(i)`` when a backward pass has added its part to the gradient of slot i; ``remove()`` the handles afterwards."""
-        return [p.register_post_accumulate_grad_hook(lambda _, i=i: act(i)) for i, (_, p) in enumerate(self._parameters)]  # type: ignore[no-untyped-call]
+    def on_gradient(self, act: Callable[[int], None], into: Tensor | None = None) -> list[RemovableHandle]:
+        """Call ``act(i)`` when a backward pass has added its part to the gradient of slot i; ``remove()`` the handles afterwards.
+
+        With ``into`` (n,) that part is first moved there, over what stood in it.
+        """
+        views = None if into is None else list(self.views(into).values())
+
+        def arrived(p: Tensor, i: int) -> None:
+            if views is not None and p.grad is not None:
+                views[i].copy_(p.grad)
+                p.grad = None
+            act(i)
+
+        return [p.register_post_accumulate_grad_hook(lambda p, i=i: arrived(p, i)) for i, (_, p) in enumerate(self._parameters)]  # type: ignore[no-untyped-call]
 
     def restore(self, theta: Tensor) -> None:
         """Give the module parameters of its own again, with the values of ``theta``."""

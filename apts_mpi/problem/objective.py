@@ -42,25 +42,26 @@ class Evaluator:
     def add(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, watch: Watch | None = None) -> Tensor:
         """As ``write``, but the gradient is added into ``grad``.
 
-        ``watch`` looks on while the last piece's backward pass makes entries of ``grad`` final.
+        ``watch`` looks on while the last piece's backward pass makes entries of ``grad`` final; with ``grad`` None it takes them away.
 
         Sample losses are computed in the run's dtype and summed in float64, because the ratio (6)
         compares nearly equal losses. Nothing is moved to the host.
         """
         self.flat.point(theta, grad)
+        wanted = grad is not None or watch is not None
         total = torch.zeros((), dtype=torch.float64, device=self.flat.device)
         for start in range(rows.start, rows.stop, PIECE):
             inputs, targets = data.take(range(start, min(start + PIECE, rows.stop)))
-            with torch.set_grad_enabled(grad is not None):
+            with torch.set_grad_enabled(wanted):
                 losses = self.loss(self.flat.module(inputs), targets)
             total += losses.detach().double().sum()
-            if grad is not None:
+            if wanted:
                 with watch if watch is not None and start + PIECE >= rows.stop else nullcontext():
                     torch.autograd.backward(losses, torch.full_like(losses, weight))
-        if grad is None:
-            self.value_samples += len(rows)
-        else:
+        if wanted:
             self.gradient_samples += len(rows)
+        else:
+            self.value_samples += len(rows)
         return total * weight
 
 
@@ -112,9 +113,11 @@ class DataSubdomain:
         return float(self._evaluator.write(theta, grad, self._share, range(self.size), 1 / self.total))
 
     def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Ready) -> float:
-        watch = Watch(self._evaluator.flat, nbytes, ready)
-        grad.zero_()
-        value = self._evaluator.add(theta, grad, self._share, range(self.size), 1 / self.total, watch)
+        one = self.size <= PIECE  # backward pass: it writes, several add
+        watch = Watch(self._evaluator.flat, nbytes, ready, grad if one else None)
+        if not one:
+            grad.zero_()
+        value = self._evaluator.add(theta, None if one else grad, self._share, range(self.size), 1 / self.total, watch)
         watch.finish()
         return float(value)
 

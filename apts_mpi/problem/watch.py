@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from types import TracebackType
 
+from torch import Tensor
+
 from apts_mpi.problem.flat import FlatModel, Slot
 
 Ready = Callable[[int, int], None]  # entries start..stop-1 of the gradient are final
@@ -16,17 +18,18 @@ class Watch:
 
     The ranges hold whole layers of together at least ``nbytes``, begin at the end of the vector, where the backward
     pass begins, and come in the same order on all ranks whatever the order of their hooks. ``finish`` calls
-    ``ready`` for those that no hook has announced: parameters that this loss does not depend on.
+    ``ready`` for those that no hook has announced: parameters that this loss does not depend on. With ``into`` (n,)
+    the pass writes its gradient there, zeros for those.
     """
 
-    def __init__(self, flat: FlatModel, nbytes: int, ready: Ready) -> None:
-        self._flat, self._ready = flat, ready
+    def __init__(self, flat: FlatModel, nbytes: int, ready: Ready, into: Tensor | None = None) -> None:
+        self._flat, self._ready, self._into = flat, ready, into
         self._ranges = ranges(flat.slots, nbytes // flat.dtype.itemsize)
         self._waiting = [{i for i, slot in enumerate(flat.slots) if slot.offset in part} for part in self._ranges]
         self._told = 0
 
     def __enter__(self) -> None:
-        self._handles = self._flat.on_gradient(self._arrived)
+        self._handles = self._flat.on_gradient(self._arrived, self._into)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for handle in self._handles:
@@ -34,6 +37,9 @@ class Watch:
 
     def finish(self) -> None:
         """The gradient is complete."""
+        if self._into is not None:
+            for slot in (self._flat.slots[i] for i in set().union(*self._waiting)):
+                self._into[slot.offset : slot.offset + slot.size] = 0
         self._tell(len(self._ranges))
 
     def _arrived(self, slot: int) -> None:

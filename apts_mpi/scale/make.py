@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from apts_mpi.scale.facts import CALIBRATION, Facts, facts
+from apts_mpi.study.attempt import read_attempt
 from apts_mpi.study.definition import Study
-from apts_mpi.study.execute import Executor, Say, check_cores, crowded, read_attempt, start_words
+from apts_mpi.study.execute import Executor, Say, check_cores, crowded, start_words
 from apts_mpi.study.plan import Run
 
 
@@ -31,18 +33,22 @@ def calibrations(study: Study, runs: Sequence[Run]) -> dict[tuple[str, int], Pat
 
 def calibrate(study: Study, runs: Sequence[Run], known: Facts, executor: Executor, say: Say) -> None:
     """Make the calibrations that are missing; one that fails is told, and leaves the report without the cost model."""
-    model = runs[0].config.model
-    options = ["--model.name", model.name, "--model.widths", ",".join(map(str, model.widths)), "--model.loss", model.loss]
+    config = runs[0].config
+    model, pairs = config.model, [max(run.config.local.memory, run.config.global_step.memory) for run in runs]
+    options = ["--local.memory", str(max(pairs)), "--baseline.bucket", str(config.baseline.bucket)]
+    options += ["--model.name", model.name, "--model.widths", ",".join(map(str, model.widths)), "--model.loss", model.loss]
     options += ["--model.dtype", model.dtype, "--shape", ",".join(map(str, known.sample_shape)), "--outputs", str(known.outputs)]
     for (name, ranks), path in calibrations(study, runs).items():
-        if path.is_file():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        say(f"calibration: bench {name} on {ranks} rank{'s' * (ranks > 1)}")
         words = [sys.executable, "-m", "apts_mpi", "bench", name, "--threads", str(study.threads), "--out", str(path)]
         words += (options if name == "compute" else []) + (["--oversubscribe"] if crowded(study, ranks) else [])
-        log = path.with_suffix(".log")
+        asked, log = path.with_suffix(".asked"), path.with_suffix(".log")
+        if path.is_file() and asked.is_file() and asked.read_text(encoding="utf-8") == shlex.join(words[3:]):
+            continue  # measured for this model and these threads
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        say(f"calibration: bench {name} on {ranks} rank{'s' * (ranks > 1)}")
         code, _ = executor.run([*start_words(ranks, study.nodes(ranks), executor.launcher), *words], ranks, log)
+        asked.write_text(shlex.join(words[3:]), encoding="utf-8")
         if code or not path.is_file():
             say(f"WARNING: bench {name} ended with exit code {code}, see {log}: there will be no cost model")
 
@@ -66,5 +72,4 @@ def state(run: Run) -> str:
     """done, failed or missing."""
     if run.done:
         return "done"
-    attempt = read_attempt(run)
-    return "failed" if attempt is not None and attempt.code else "missing"
+    return "missing" if read_attempt(run) is None else "failed"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from apts_mpi.scale.cost import predicted
+from apts_mpi.scale.estimate import predicted
 from apts_mpi.scale.facts import CALIBRATION, REPORT, Facts, facts
 from apts_mpi.study.collect import collect
 from apts_mpi.study.definition import Study, StudyError
@@ -85,8 +85,9 @@ def whatif_study(study: Study, out: str | None, samples: int, own: Sequence[Fabr
         told = f"no calibration in {study.home / CALIBRATION}; apts-mpi scale run makes it, or state --flops and --memory"
         raise StudyError(f"{study.path}: {told}")
     rows, found, targets = extrapolated(study, machine, samples, own)
-    written = write_whatif(rows, found, Path(out) if out else study.home / REPORT, targets)
-    return [*lines(rows), "", *crossover_lines(found), "", *target_lines(targets), "", *map(str, written)]
+    notes = [note] if (note := machine.note(max(row.ranks for row in rows))) else []
+    written = write_whatif(rows, found, Path(out) if out else study.home / REPORT, targets, notes)
+    return [*lines(rows), *notes, "", *crossover_lines(found), "", *target_lines(targets), "", *map(str, written)]
 
 
 def stated(study: Study, flops: float, memory: float) -> Machine:

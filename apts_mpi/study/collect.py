@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from apts_mpi.contracts import Status
 from apts_mpi.rundir import Run as Record
 from apts_mpi.rundir import read_run
+from apts_mpi.study.attempt import Attempt, read_attempt
 from apts_mpi.study.definition import Method, Study, StudyError
-from apts_mpi.study.execute import WANDER, Attempt, read_attempt
+from apts_mpi.study.execute import WANDER
 from apts_mpi.study.plan import Run
 from apts_mpi.study.points import CURVES, Point, Points
 from apts_mpi.timing import IO, RUN, TEST

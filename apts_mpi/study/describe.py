@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from apts_mpi.study.plan import Run
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Duration:
     """Seconds of a run with its start, at most: it may reach its target earlier."""
 
     seconds: float
@@ -28,7 +27,7 @@ def groups(runs: Sequence[Run]) -> dict[tuple[object, ...], list[int]]:
     return found
 
 
-def planned(study: Study, runs: Sequence[Run], estimates: Sequence[Estimate]) -> Iterator[str]:
+def planned(study: Study, runs: Sequence[Run], estimates: Sequence[Duration]) -> Iterator[str]:
     """The table of cases and the sums."""
     yield f"{study.title or study.name}: {len(runs)} runs into {study.home}"
     names = f"{'method':<22} {'network':<10} {'scaling':<12} {'P':>4} {'nodes':>5} {'N':>4} {'samples':>8}"
@@ -47,7 +46,7 @@ def planned(study: Study, runs: Sequence[Run], estimates: Sequence[Estimate]) ->
     yield from _sums(runs, estimates)
 
 
-def _sums(runs: Sequence[Run], estimates: Sequence[Estimate]) -> Iterator[str]:
+def _sums(runs: Sequence[Run], estimates: Sequence[Duration]) -> Iterator[str]:
     left = [i for i, run in enumerate(runs) if not run.done]
     total = sum(estimates[i].seconds for i in left)
     hours = sum(estimates[i].seconds * runs[i].nodes for i in left) / 3600
@@ -74,9 +73,3 @@ def status(study: Study, runs: Sequence[Run], states: Sequence[str]) -> Iterator
     for run, each in zip(runs, states, strict=True):
         if each == "failed":
             yield f"failed: {run.id}, see {run.folder.with_name(run.id + '.log')}"
-
-
-def known(seconds: Sequence[float]) -> float:
-    """The mean of what is known; nan if nothing is."""
-    finite = [value for value in seconds if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan

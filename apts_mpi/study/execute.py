@@ -6,7 +6,6 @@ What is known of an attempt stands beside the run's folder, so a study can be cu
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -15,77 +14,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from apts_mpi.study.attempt import CUT, LATE, NUMERICAL, TAKEN, Attempt, held, write_attempt
 from apts_mpi.study.definition import Study, StudyError
 from apts_mpi.study.plan import Run
 
 WANDER = 0.15  # of the copy bandwidth; beyond it the machine is busy with something else
 PATIENCE = 20.0  # s to wait for it
 COPIED = 2**26  # bytes
-NUMERICAL = 3  # exit code of a run that met too many numbers that are not finite
-LATE, TAKEN = -1, -2  # in place of an exit code: out of time, another job makes this run
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """How one try to make a run went."""
-
-    run: str
-    code: int  # of the launcher; LATE: it took longer than the study allows
-    seconds: float  # wall time with start and end
-    copy_bandwidth: float  # bytes/s read and written just before
-    oversubscribed: bool
-    host: str
-    started_utc: str
-    command: str
-
-
-def attempt_path(run: Run) -> Path:
-    return run.folder.with_name(run.id + ".attempt.json")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    new = path.with_name(path.name + f".{os.getpid()}")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
-
-
-@contextmanager
-def held(run: Run) -> Iterator[str]:
-    """Keep other jobs from making the same run meanwhile; gives the words of who does, empty if it is us."""
-    path = run.folder.with_name(run.id + ".lock")
-    own = f"{platform.node()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '-')}"
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(own)
-    except FileExistsError:
-        other = path.read_text(encoding="utf-8").split()
-        gone = len(other) == 3 and other[0] == platform.node() and not Path(f"/proc/{other[1]}").exists()
-        if not gone:
-            yield f"is being made by {' '.join(other)} (host, process, job); if that is over, delete {path}"
-            return
-        _replace(path, own)
-    try:
-        yield ""
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def read_attempt(run: Run) -> Attempt | None:
-    """The last attempt; None if there was none, or its file cannot be read."""
-    try:
-        return Attempt(**json.loads(attempt_path(run).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def copy_bandwidth() -> float:
@@ -171,11 +114,13 @@ class Executor:
         config.write_text(run.toml, encoding="utf-8")
         command = [*start_words(run.ranks, run.nodes, self.launcher), sys.executable, *self._program(run), str(config)]
         rate, began = self.settled(), datetime.now(UTC).isoformat(timespec="seconds")
-        code, seconds = self.run(command, run.ranks, run.folder.with_name(run.id + ".log"))
         crowd = crowded(self.study, run.ranks)
-        done = Attempt(run.id, code, seconds, rate, crowd, platform.node(), began, shlex.join(command))
-        _replace(attempt_path(run), json.dumps(asdict(done), indent=1) + "\n")
-        return done
+        attempt = Attempt(run.id, CUT, 0.0, rate, crowd, platform.node(), began, shlex.join(command))
+        write_attempt(run, attempt)
+        code, seconds = self.run(command, run.ranks, run.folder.with_name(run.id + ".log"))
+        attempt = replace(attempt, code=code, seconds=seconds)
+        write_attempt(run, attempt)
+        return attempt
 
     def _program(self, run: Run) -> list[str]:
         if not run.method.program:

@@ -63,6 +63,19 @@ def test_a_layer_without_a_gradient_is_announced_at_the_end() -> None:
     assert told == [(6, 9), (0, 6)]
 
 
+def test_a_pass_that_writes_leaves_nothing_of_what_stood_there() -> None:
+    flat, into = FlatModel(Partly(), torch.float32, CPU), torch.full((9,), 7.0)
+    told: list[tuple[int, int, Tensor]] = []
+    watch = Watch(flat, 1, lambda start, stop: told.append((start, stop, into[start:stop].clone())), into)
+    flat.point(flat.initial(), None)
+    with watch:
+        flat.module(torch.ones(3, 2)).sum().backward()
+    watch.finish()
+    assert [(start, stop) for start, stop, _ in told] == [(6, 9), (0, 6)]
+    assert told[0][2].tolist() == [3.0, 3.0, 3.0] and told[1][2].tolist() == [0.0] * 6
+    assert into.tolist() == [0.0] * 6 + [3.0] * 3 and all(p.grad is None for p in flat.module.parameters())
+
+
 def test_a_gradient_that_comes_twice_is_an_error() -> None:
     """Otherwise a part would grow while it is being sent."""
     flat = FlatModel(nn.Linear(2, 1), torch.float32, CPU)

@@ -15,7 +15,7 @@ from study_cases import launcher, write_data, write_study
 from apts_mpi.__main__ import main
 from apts_mpi.rundir import read_run
 from apts_mpi.scale import make, results
-from apts_mpi.study import collect, execute
+from apts_mpi.study import attempt, collect, execute
 from apts_mpi.study.definition import StudyError, read_study
 from apts_mpi.study.plan import Run, plan
 from apts_mpi.study.points import from_json, read_points, to_json
@@ -112,7 +112,7 @@ def test_what_starts_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_noise_is_noticed_by_host() -> None:
     seen = [(1, "a"), (9, "a"), (9, "a"), (2, "b")]
-    attempts = [execute.Attempt(str(i), 0, 1.0, rate, False, host, "", "") for i, (rate, host) in enumerate(seen)]
+    attempts = [attempt.Attempt(str(i), 0, 1.0, rate, False, host, "", "") for i, (rate, host) in enumerate(seen)]
     assert collect.usual_bandwidth(attempts) == {"a": 9, "b": 2}
 
 

@@ -9,8 +9,9 @@ import pytest
 from study_cases import launcher, write_data, write_study
 
 from apts_mpi.__main__ import main
-from apts_mpi.scale import cost, make
+from apts_mpi.scale import estimate, make
 from apts_mpi.scale.facts import facts
+from apts_mpi.study.attempt import read_attempt
 from apts_mpi.study.definition import read_study
 from apts_mpi.study.plan import plan
 
@@ -40,9 +41,9 @@ def test_estimates_follow_what_was_measured(study: Path) -> None:
     found = read_study(study)
     runs = [run for run in plan(found) if run.repetition == 0 and run.ranks == 1 and run.method.slug == "sgd" and "weak" in run.scalings]
     assert make.run_study(found, runs, launcher(), False, lambda *lines: None) == 0
-    attempt = make.read_attempt(runs[0])
+    attempt = read_attempt(runs[0])
     assert attempt is not None
-    each = dict(zip([run.id for run in plan(found)], cost.estimates(found, plan(found), facts(found, plan(found))), strict=True))
+    each = dict(zip([run.id for run in plan(found)], estimate.estimates(found, plan(found), facts(found, plan(found))), strict=True))
     alike = [run.id for run in plan(found) if run.case == runs[0].case]
     assert len(alike) == 5
     assert all((each[name].seconds, each[name].source) == (attempt.seconds, "measured") for name in alike)
@@ -57,8 +58,8 @@ def test_an_assumed_machine_takes_longer_for_more_work(study: Path) -> None:
     runs = {(run.method.slug, run.ranks, run.scalings): run for run in plan(found)}
     one, two = runs["sgd", 1, ("strong",)], runs["sgd", 2, ("strong", "weak")]
     weak = runs["sgd", 1, ("weak",)]
-    work = [cost.at_most(run, known, None) - cost.START_UP for run in (one, two, weak)]
-    arithmetic = 2 * 4 * 3 * 2 * known.n_params * 10 / cost.ASSUMED_FLOPS  # epochs, minibatches, passes of 2 n operations, samples
+    work = [estimate.at_most(run, known, None) - estimate.START_UP for run in (one, two, weak)]
+    arithmetic = 2 * 4 * 3 * 2 * known.n_params * 10 / estimate.ASSUMED_FLOPS  # epochs, minibatches, passes of 2 n operations, samples
     traffic = work[0] - arithmetic
     assert traffic > 0 and work[1] == pytest.approx(arithmetic / 2 + traffic) and work[2] == pytest.approx(arithmetic / 2 + traffic)
 

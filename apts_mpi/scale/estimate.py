@@ -8,10 +8,10 @@ from statistics import median
 
 from apts_mpi.scale.facts import CALIBRATION, REPORT, Facts, facts
 from apts_mpi.study import describe, submit
+from apts_mpi.study.attempt import read_attempt
 from apts_mpi.study.cost import Prediction, predict
 from apts_mpi.study.definition import Study
-from apts_mpi.study.describe import Estimate
-from apts_mpi.study.execute import read_attempt
+from apts_mpi.study.describe import Duration
 from apts_mpi.study.machine import Machine, read_machine
 from apts_mpi.study.plan import Run, plan
 from apts_mpi.study.shares import batches
@@ -46,7 +46,7 @@ def at_most(run: Run, known: Facts, machine: Machine | None) -> float:
     return START_UP + min(each * iterations if iterations else math.inf, config.stop.wall_time)
 
 
-def estimates(study: Study, runs: Sequence[Run], known: Facts) -> list[Estimate]:
+def estimates(study: Study, runs: Sequence[Run], known: Facts) -> list[Duration]:
     """Seconds of every run: as its like took, else by the cost model, else on an assumed machine."""
     machine = read_machine(study.home / CALIBRATION)
     measured: dict[tuple[object, ...], list[float]] = {}
@@ -57,10 +57,10 @@ def estimates(study: Study, runs: Sequence[Run], known: Facts) -> list[Estimate]
     found = []
     for run in runs:
         if run.case in measured:
-            found.append(Estimate(median(measured[run.case]), "measured"))
+            found.append(Duration(median(measured[run.case]), "measured"))
         else:
             modelled = machine is not None and not run.method.program
-            found.append(Estimate(at_most(run, known, machine), "model" if modelled else "assumed"))
+            found.append(Duration(at_most(run, known, machine), "model" if modelled else "assumed"))
     return found
 
 

@@ -1,0 +1,75 @@
+"""What is known of the last try to make a run, beside the run's folder, and who is at it now."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from apts_mpi.study.plan import Run
+
+NUMERICAL = 3  # exit code of a run that met too many numbers that are not finite
+LATE, TAKEN, CUT = -1, -2, -3  # in place of an exit code: out of time, another job makes this run, this program was ended meanwhile
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one try to make a run went."""
+
+    run: str
+    code: int  # of the launcher; LATE: it took longer than the study allows
+    seconds: float  # wall time with start and end
+    copy_bandwidth: float  # bytes/s read and written just before
+    oversubscribed: bool
+    host: str
+    started_utc: str
+    command: str
+
+
+def attempt_path(run: Run) -> Path:
+    return run.folder.with_name(run.id + ".attempt.json")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a whole file or nothing."""
+    new = path.with_name(path.name + f".{os.getpid()}")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+@contextmanager
+def held(run: Run) -> Iterator[str]:
+    """Keep other jobs from making the same run meanwhile; gives the words of who does, empty if it is us."""
+    path = run.folder.with_name(run.id + ".lock")
+    own = f"{platform.node()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '-')}"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(own)
+    except FileExistsError:
+        other = path.read_text(encoding="utf-8").split()
+        gone = len(other) == 3 and other[0] == platform.node() and not Path(f"/proc/{other[1]}").exists()
+        if not gone:
+            yield f"is being made by {' '.join(other)} (host, process, job); if that is over, delete {path}"
+            return
+        replace_file(path, own)
+    try:
+        yield ""
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def read_attempt(run: Run) -> Attempt | None:
+    """The last attempt; None if there was none, or its file cannot be read."""
+    try:
+        return Attempt(**json.loads(attempt_path(run).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_attempt(run: Run, attempt: Attempt) -> None:
+    """Keep ``attempt``, in place of an earlier one."""
+    replace_file(attempt_path(run), json.dumps(asdict(attempt), indent=1) + "\n")
