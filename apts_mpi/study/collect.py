@@ -23,7 +23,7 @@ from apts_mpi.study.points import CURVES, Point, Points
 from apts_mpi.timing import IO, RUN, TEST
 
 WARM_UP = 3  # outer iterations whose seconds are not looked at, where there are enough
-THINNED = 200  # points of a curve, about
+THINNED = 80  # points of a curve, about
 QUOTED = (
     "git_commit", "source_sha256", "package_version", "versions", "mpi_library", "system", "cpu", "hosts", "devices", "threads_per_rank",
     "data_fingerprint", "environment", "started_utc", "peak_flops",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -89,7 +90,7 @@ class Executor:
 
     def __init__(self, study: Study, launcher: str, say: Say) -> None:
         self.study, self.launcher, self._say = study, launcher, say
-        self._best = copy_bandwidth()  # of this machine so far
+        self._rates = [copy_bandwidth()]  # of this machine so far
 
     def make(self, runs: Sequence[Run]) -> list[Run]:
         """Make those that are not on disk; returns those that failed."""
@@ -130,9 +131,9 @@ class Executor:
     def settled(self) -> float:
         """The copy bandwidth, after a short wait if something else is at work."""
         began = time.monotonic()
-        while (rate := copy_bandwidth()) < (1 - WANDER) * self._best and time.monotonic() - began < PATIENCE:
+        while (rate := copy_bandwidth()) < (1 - WANDER) * median(self._rates) and time.monotonic() - began < PATIENCE:
             time.sleep(1.0)
-        self._best = max(self._best, rate)
+        self._rates.append(rate)
         return rate
 
     def run(self, command: Sequence[str], ranks: int, log: Path) -> tuple[int, float]:

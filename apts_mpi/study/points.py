@@ -40,7 +40,7 @@ class Point:
     repetition: int
     n_params: int
     oversubscribed: bool  # more threads than cores: its seconds say nothing about speed
-    noisy: bool  # the machine's copy bandwidth was off by more than 15 % just before
+    noisy: bool  # the machine's copy bandwidth was more than 15 % below its median just before
     status: str
     iterations: int  # outer
     iteration_seconds: float  # median over the outer iterations behind the first three

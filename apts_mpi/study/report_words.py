@@ -63,14 +63,19 @@ def base_case(series: Sequence[Series]) -> list[str]:
 
 
 def losses(points: Points, series: Sequence[Series]) -> list[str]:
-    """A sentence for every comparison in which the best APTS method is behind another method."""
+    """A sentence for every case in which other methods are ahead of the best APTS method."""
     ours, others = [s for s in series if s.kind == "apts"], [s for s in series if s.kind != "apts"]
     if not math.isfinite(points.target_accuracy):
         return ["The study has no target accuracy, so no time to a target can be compared."]
     if not ours or not others:
         return [f"There is nothing to compare: the study has no {'method beside APTS' if ours else 'APTS method'}."]
     pairs = [(case, rivals) for one in others for case in one.cases if (rivals := _rivals(case, ours))]
-    found = [text for case, rivals in pairs for row in COMPARED if (text := _behind(case, rivals, *row))]
+    ahead: dict[tuple[str, str], list[str]] = {}
+    for row in COMPARED:
+        for case, rivals in pairs:
+            if behind := _behind(case, rivals, *row):
+                ahead.setdefault((row[0], behind[0]), []).append(behind[1])
+    found = [f"{lead}{', '.join(those)}." for (_, lead), those in ahead.items()]
     compared = plural(len(pairs), "comparison")
     return found or [f"In {compared} by scaling, network, ranks and other method APTS never needed more time or gradient evaluations."]
 
@@ -80,25 +85,26 @@ def _rivals(case: Case, ours: Sequence[Series]) -> list[Case]:
     return [own for one in ours for own in one.cases if (own.scaling, own.network, own.ranks) == here]
 
 
-def _behind(case: Case, rivals: Sequence[Case], name: str, words: str, times: str) -> str:
+def _behind(case: Case, rivals: Sequence[Case], name: str, words: str, times: str) -> tuple[str, str] | None:
+    """What the best of ``rivals`` needs, and what ``case`` does; None if that is not less."""
     theirs = case.estimate(name)
     known = [(own.estimate(name), own.method) for own in rivals]
     best, method = min(((e, m) for e, m in known if not math.isnan(e.median)), key=lambda pair: pair[0].median, default=(theirs, ""))
     if not best.median > theirs.median:  # nan too: no seconds to compare
-        return ""
+        return None
     where = f"{sentence(case.scaling)} scaling, {called(case.network)}, {plural(case.ranks, 'rank')}"
     if math.isinf(best.median):
-        return f"{where}: {method} does not reach the target in most runs; {case.method} does with {spread(theirs)} {words}."
+        return f"{where}: {method} does not reach the target in most runs; ", f"{case.method} does with {spread(theirs)} {words}"
     factor = f"{best.median / theirs.median:.3g} {times}"
     unsure = "; the intervals overlap" if best.low <= theirs.high else ""
-    return f"{where}: {method} needs {spread(best)} {words}, {case.method} {spread(theirs)} ({factor}{unsure})."
+    return f"{where}: {method} needs {spread(best)} {words}, ", f"{case.method} {spread(theirs)} ({factor}{unsure})"
 
 
 def marked(points: Points, series: Sequence[Series]) -> list[str]:
     """Runs that failed or were noisy, by name, and cases with oversubscribed runs."""
     noisy = [p.run for p in points.points if p.noisy]
     crowded = [_crowded(case) for one in series for case in one.cases if any(run.oversubscribed for run in case.runs)]
-    off = "copy bandwidth off by more than 15 % just before; used like all others"
+    off = "copy bandwidth more than 15 % below the host's median just before; used like all others"
     return [
         f"{len(points.points)} of {plural(points.planned, 'planned run')} finished; {_untried(points)} not tried.",
         _named(points.failed, "run", "failed", "no result, not used"), _named(noisy, "run", "noisy", off),

@@ -131,6 +131,13 @@ def test_where_apts_does_not_win(ours: tuple[float, float], theirs: tuple[float,
     assert len(found) == len(words) and all(word in text for word, text in zip(words, found, strict=True)), found
 
 
+def test_those_ahead_share_a_sentence() -> None:
+    runs = [point(name, target_seconds=s, target_passes=1.0) for name, s in (("APTS", 12.0), ("SGD", 4.0), ("local SGD", 6.0))]
+    points = few(*runs)
+    [found] = report_words.losses(points, all_series(points))
+    assert found.endswith("APTS needs 12 s to the target, SGD 4 (3 times as long), local SGD 6 (2 times as long).")
+
+
 def test_the_best_apts_method_stands_for_all() -> None:
     runs = [point(target_seconds=seconds, target_passes=1.0, per_rank=k) for k, seconds in ((1, 9.0), (2, 3.0))]
     points = few(*runs, point("SGD", target_seconds=5.0, target_passes=2.0))
