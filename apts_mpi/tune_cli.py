@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +41,8 @@ def reader(args: argparse.Namespace, read: Callable[[], settings.Settings]) -> C
         found = read()
         try:
             check(found.config)
+            if args.by == "target" and not math.isfinite(found.config.stop.target_accuracy):
+                raise ValueError("--by target needs --stop.target_accuracy, in per cent")
             for lr in args.lrs:
                 replace(found.config.baseline, lr=lr)
         except ValueError as error:

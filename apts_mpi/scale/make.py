@@ -65,6 +65,8 @@ def run_study(study: Study, runs: Sequence[Run], launcher: str, calibrated: bool
     failed = executor.make(runs)
     if failed:
         say(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
+    else:
+        say(f"all {len(runs)} runs are there; next: apts-mpi scale report {study.path}")
     return 3 if failed else 0
 
 

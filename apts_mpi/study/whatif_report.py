@@ -37,7 +37,8 @@ def crossover_lines(found: Sequence[Crossover]) -> list[str]:
     for fabric in _unique(each.fabric for each in found):
         for against in _unique(each.against for each in found):
             here = [each for each in found if (each.fabric, each.against) == (fabric, against)]
-            text.append(f"{fabric}: less time per gradient than {against} for so many samples per rank (1 to {SAMPLES_MAX} tried)")
+            what = f"widest range of samples per rank, of 1 to {SAMPLES_MAX}, with less time per gradient than {against}"
+            text.append(f"{fabric}: {what}")
             text += _table([(each.method, each.ranks, str(each)) for each in here])
     return text
 
@@ -67,12 +68,13 @@ def parts(rows: Sequence[Row], found: Sequence[Crossover], targets: Sequence[Tar
     cells = {(each.fabric, each.method, each.against, each.ranks): str(each) for each in found}
     keys = list(dict.fromkeys((each.fabric, each.method, each.against) for each in found))
     crossing = Table(
-        f"Samples per rank for which APTS needs less time per gradient evaluation (1 to {SAMPLES_MAX:,} tried).",
+        f"Widest range of samples per rank in which APTS needs less time per gradient evaluation (1 to {SAMPLES_MAX:,} tried).",
         ("fabric", "APTS", "than", *(f"P = {p:,}" for p in across)), tuple((*key, *(cells[*key, p] for p in across)) for key in keys),
         "crossover", words=3,
     )  # fmt: skip
     caption = f"Predicted time per gradient evaluation of {rows[0].samples} samples per rank, and the crossovers, from 1 to 4,096 ranks."
-    shown: list[Part] = [Heading("What if: other networks, more ranks"), *(Paragraph(text) for text in (" ".join(ASSUMPTIONS),))]
+    trust = "This is the cost model at work: it is no better here than in the table of predicted and measured seconds above."
+    shown: list[Part] = [Heading("What if: other networks, more ranks"), Paragraph(trust), Paragraph(" ".join(ASSUMPTIONS))]
     return [*shown, Picture(picture, caption), crossing, *([_targets(targets)] if targets else [])]
 
 

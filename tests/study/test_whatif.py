@@ -23,11 +23,11 @@ from apts_mpi.study.whatif import (
     Fabric,
     crossovers,
     fabrics,
-    first_range,
     seconds_of,
     time_to_target,
     variants,
     whatif,
+    widest_range,
 )  # fmt: skip
 
 CONFIG = preset("default")
@@ -40,11 +40,12 @@ def test_a_range_is_found_like_by_trying_all(seed: int) -> None:
     rng = random.Random(seed)
     low = rng.randint(1, 400)
     high = rng.randint(low + low // 8 + 1, 1000)  # one change between two numbers that are tried
-    assert first_range(lambda b: low <= b <= high, 1024) == (low, high)
-    assert first_range(lambda b: b <= high, 1024) == (1, high)
-    assert first_range(lambda b: b >= low, 1024) == (low, math.inf)
-    assert first_range(lambda b: True, 1024) == (1, math.inf)
-    assert first_range(lambda b: False, 1024) == (0, 0)
+    assert widest_range(lambda b: low <= b <= high, 1024) == (low, high)
+    assert widest_range(lambda b: b <= high, 1024) == (1, high)
+    assert widest_range(lambda b: b >= low, 1024) == (low, math.inf)
+    assert widest_range(lambda b: True, 1024) == (1, math.inf)
+    assert widest_range(lambda b: False, 1024) == (0, 0)
+    assert widest_range(lambda b: b == 1 or 30 <= b <= 40 or b >= low, 1024) == (low, math.inf)
 
 
 def test_crossovers_are_those_of_trying_all() -> None:

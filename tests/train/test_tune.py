@@ -85,6 +85,7 @@ def test_the_rate_that_reaches_the_target_with_least_work(tmp_path: Path, capsys
     (["--lrs", "0.1", "--seeds", "1.5"], "argument --seeds: invalid numbers value: '1.5'"),
     (["--lrs", "0.1,-1"], "baseline.lr must be positive and finite, got -1"),
     (["--lrs", "0.1", "--by", "time"], "argument --by: invalid choice: 'time'"),
+    (["--lrs", "0.1", "--by", "target"], "--by target needs --stop.target_accuracy"),
     (["--lrs", "0.1", "--method", "apts"], "method must be one of sgd, adam, adamw, local-sgd, got apts"),
     (["--lrs", "0.1", "--stop.epoch", "3"], "did you mean --stop.epochs?"),
     (["--lrs", "0.1", "--data.path", "nowhere"], "no data set at nowhere"),
