@@ -61,11 +61,15 @@ one_process() { # one_process NAME PYTEST ARGUMENTS...
     verdict "$name" $? "$start" "$log"
 }
 
+# Each rank has a log and a temporary root of its own: in a common one the ranks' pytests clear away each other's folders.
+one_rank='log=$1.${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}; shift
+export PYTEST_DEBUG_TEMPROOT=$log.tmp; mkdir -p "$log.tmp"; exec "$@" >"$log" 2>&1'
+
 parallel() { # parallel NAME RANKS MPIEXEC...: one log a rank, whatever the launcher does with their output
     local name="$1, $2 ranks" ranks=$2 start=$SECONDS log rank files=()
     log=$logs/$1-$2
     shift 2
-    local command=("$@" -n "$ranks" bash -c 'log=$1.${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-0}}; shift; exec "$@" >"$log" 2>&1' rank "$log")
+    local command=("$@" -n "$ranks" bash -c "$one_rank" rank "$log")
     for ((rank = 0; rank < ranks; rank++)); do files+=("$log.$rank"); : >"$log.$rank"; done
     timeout -k 10 $parallel_limit "${command[@]}" \
         python -m coverage run -m pytest -p no:cacheprovider -m mpi tests/parallel ${extra[@]+"${extra[@]}"} >"$log.mpiexec" 2>&1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from apts_mpi.study.definition import Study, StudyError
 from apts_mpi.study.plan import Run
+from apts_mpi.study.shares import batches
 
 CALIBRATION = "calibration"  # folder of bench documents in a study's
 REPORT = "report"  # folder of the report
@@ -61,6 +62,6 @@ def check_run(study: Study, run: Run, samples: int) -> None:
     config = run.config
     try:
         check_counts(samples, config.solver.subdomains or run.ranks, run.ranks)
-        check_method(config, max(1, round(samples / config.data.batch)) if config.data.batch else 1, torch.device("cpu"))
+        check_method(config, batches(config, samples), torch.device("cpu"))
     except ValueError as error:
         raise StudyError(f"{study.path}: method {run.method.name!r} on {run.ranks} ranks: {error}") from None

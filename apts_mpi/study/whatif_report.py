@@ -23,12 +23,9 @@ NEVER = 0.5  # samples, where a picture shows that there is no range
 
 def lines(rows: Sequence[Row]) -> list[str]:
     """Milliseconds per gradient, a table for each fabric, a column for each rank count."""
-    text = []
-    for fabric in _unique(row.fabric for row in rows):
-        here = [row for row in rows if row.fabric == fabric]
-        text.append(f"{fabric}: ms per gradient of {here[0].samples} samples per rank")
-        text += _table([(row.method, row.ranks, f"{1e3 * row.seconds:.3g}") for row in here])
-    return [*text, *ASSUMPTIONS]
+    if not rows:
+        return [*ASSUMPTIONS]
+    return [*_by_fabric(rows, f"ms per gradient of {rows[0].samples} samples per rank", 1e3), *ASSUMPTIONS]
 
 
 def crossover_lines(found: Sequence[Crossover]) -> list[str]:
@@ -45,11 +42,15 @@ def crossover_lines(found: Sequence[Crossover]) -> list[str]:
 
 def target_lines(found: Sequence[Target]) -> list[str]:
     """Seconds to the target, a table for each fabric."""
+    return _by_fabric(found, "seconds to target, if iterations and passes do not change with P", 1.0)
+
+
+def _by_fabric(found: Sequence[Row] | Sequence[Target], title: str, unit: float) -> list[str]:
+    """``unit`` times the seconds, a titled table for each fabric."""
     text = []
     for fabric in _unique(each.fabric for each in found):
         here = [each for each in found if each.fabric == fabric]
-        text.append(f"{fabric}: seconds to target, if iterations and passes do not change with P")
-        text += _table([(each.method, each.ranks, f"{each.seconds:.3g}") for each in here])
+        text += [f"{fabric}: {title}", *_table([(each.method, each.ranks, f"{unit * each.seconds:.3g}") for each in here])]
     return text
 
 
