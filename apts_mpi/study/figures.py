@@ -65,7 +65,8 @@ def draw_all(points: Points, folder: Path, predictions: Predictions) -> list[Pic
 
 def _of(points: Points, series: Sequence[Series], colours: dict[str, str], predictions: Predictions) -> Iterator[Drawn]:
     yield "times", _TIMES, figures_scaling.times(series, colours, predictions)
-    yield "speedup", _SPEEDUPS, figures_scaling.speedups(series, colours)
+    if any(len(one.speedup("iteration_seconds")) > 1 for one in series):
+        yield "speedup", _SPEEDUPS, figures_scaling.speedups(series, colours)
     for scaling, group in grouped(series).items():
         words = f"{scaling.capitalize()} scaling. "
         if math.isfinite(points.target_accuracy):

@@ -150,7 +150,8 @@ def _read(path: Path, bench: str, make: Any) -> Any:
             raise ValueError(f"it was measured with {found.ranks} ranks")
         return found
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(f"{path} does not hold what apts-mpi bench {bench} writes ({error}); delete it, and apts-mpi scale run measures again") from None
+        told = f"{path} does not hold what apts-mpi bench {bench} writes ({error})"
+        raise ValueError(f"{told}; delete it, and apts-mpi scale run measures again") from None
 
 
 def _compute(tree: Mapping[str, Any]) -> Compute:

@@ -146,6 +146,12 @@ def test_the_best_apts_method_stands_for_all() -> None:
     assert "never needed more" in report_words.losses(crowded, all_series(crowded))[0]  # seconds of oversubscribed runs are not compared
 
 
+def test_one_rank_count_has_no_picture_of_speed_ups(tmp_path: Path) -> None:
+    for ranks, wanted in (((2,), False), ((1, 2), True)):
+        made = write_report(few(*(point(ranks=P) for P in ranks)), tmp_path / str(len(ranks)))
+        assert any(path.name == "speedup-real.png" for path in made) is wanted
+
+
 def test_nothing_to_compare_is_said() -> None:
     alone = few(point())
     assert "no method beside APTS" in report_words.losses(alone, all_series(alone))[0]
