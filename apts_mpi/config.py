@@ -14,6 +14,7 @@ from typing import Any, Literal
 from apts_mpi.baseline import METHODS, BaselineConfig, Method
 from apts_mpi.bounds import inside as _inside
 from apts_mpi.bounds import key as _key
+from apts_mpi.safety import CheckpointConfig, SafetyConfig
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class RunConfig:
     share_gpu: bool = _key(False, "allow two ranks on one GPU")
     threads: int = _key(0, "torch threads per rank; 0: OMP_NUM_THREADS, else the rank's share of the cores")
     dir: str = _key("", "run directory; empty: runs/<time>-<name>")
+    resume: Literal["never", "auto", "must"] = _key("never", "go on from the last checkpoint in run.dir; auto: if there is one")
     name: str = _key("train", "last part of the run directory's name")
     evaluate: int = _key(1, "epochs between test evaluations; full batch: outer iterations; 0: only at the end")
     evaluate_iterations: int = _key(0, "outer iterations between test evaluations, in place of epochs; 0: run.evaluate counts")
@@ -194,9 +196,7 @@ class RunConfig:
 class Config:
     """All sections of a run."""
 
-    method: Method = _key(
-        "apts", "apts, or a baseline: one message a gradient; H gradients a message; the global trust region alone"
-    )
+    method: Method = _key("apts", "apts, or a baseline: one message a gradient; H gradients a message; global trust region alone")
     preset: Literal["default", "paper", "sweep"] = _key("default", "named set of values just above the defaults")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -207,6 +207,8 @@ class Config:
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     stop: StopConfig = field(default_factory=StopConfig)
     comm: CommConfig = field(default_factory=CommConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,8 +39,17 @@ class Status(Enum):
 class Flag(IntEnum):
     """One cell each in the flags word of every message; a cell is the number of ranks that raised it."""
 
-    STOP = 0
-    NONFINITE = 1
+    STOP = 0  # the time that the settings allow is over
+    INTERRUPT = 1  # a signal came, or the job ends soon: save and leave, to go on later
+    SAVE = 2  # a checkpoint is due
+
+
+Wishes = Callable[[], Iterable[Flag]]  # asked on every rank before a message leaves: the flags that this rank raises in it
+
+
+def no_wishes() -> Iterable[Flag]:
+    """Of those who never raise a flag."""
+    return ()
 
 
 # What a message of the solver carries behind its vector: a lane of cells for each scalar, then a cell for each flag.
@@ -221,4 +230,15 @@ class StepInfo:
     value_samples: int
     reductions: int  # n-vector reductions of this iteration
     status: Status
-    stop: bool = False  # some rank asked all to stop
+    raised: frozenset[Flag] = frozenset()  # flags that some rank raised in this iteration
+
+
+@dataclass
+class State:
+    """What a method remembers from one outer iteration to the next, besides theta: all that a bitwise resumption needs.
+
+    Every entry is a tensor: 0-d float64 for a number, else of any shape. Tensors may be live: copy them before the next step.
+    """
+
+    shared: dict[str, Tensor] = field(default_factory=dict)  # the same on all ranks
+    own: list[dict[str, Tensor]] = field(default_factory=list)  # of each subdomain of this rank, in the order of their numbers

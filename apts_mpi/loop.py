@@ -15,7 +15,7 @@ from torch import Tensor
 from apts_mpi import provenance, settings, timing
 from apts_mpi.assembly import ArraySource, Problem
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Status, StepInfo
+from apts_mpi.contracts import Communicator, Flag, Status, StepInfo, Wishes
 from apts_mpi.monitor import Monitor
 from apts_mpi.network import emulated
 from apts_mpi.problem.scoring import score
@@ -26,7 +26,7 @@ from apts_mpi.timing import Timers
 if TYPE_CHECKING:
     from apts_mpi.storage.records import RunDirectory
 
-Maker = Callable[[Config, Problem, Communicator, Timers, Callable[[], bool]], Stepper]  # the last one: is it time to stop?
+Maker = Callable[[Config, Problem, Communicator, Timers, Wishes], Stepper]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Loop:
         self._total = min((limit for limit in limits if limit), default=0)
         self._directory = self._make_directory(threads) if write else None
         self._monitor = Monitor(config.run.monitor if comm.rank == 0 else "none", self._total, f"apts_mpi: {config.run.name}")
-        self._solver = make(config, problem, comm, timers, self._late)
+        self._solver = make(config, problem, comm, timers, self._wishes)
         self._sent = comm.messages, comm.bytes  # by earlier runs in this process
         self._samples = self._reductions = 0
         self._accuracy = math.nan
@@ -104,15 +104,15 @@ class Loop:
             return info.status
         if known_loss(info) <= stop.target_loss:
             return Status.TARGET_LOSS
-        if info.stop:
+        if Flag.STOP in info.raised:
             return Status.WALL_TIME
         if stop.iterations and done >= stop.iterations:
             return Status.ITERATIONS
         return Status.EPOCHS if stop.epochs and done >= stop.epochs * self._batches else Status.RUNNING
 
-    def _late(self) -> bool:
+    def _wishes(self) -> list[Flag]:
         """Rank 0's clock alone says when the time is up; the others hear it in the next message."""
-        return self._comm.rank == 0 and self._timers.elapsed() > self._config.stop.wall_time
+        return [Flag.STOP] if self._comm.rank == 0 and self._timers.elapsed() > self._config.stop.wall_time else []
 
     def _test(self) -> float:
         """Accuracy on the test set in per cent; nan if the targets are no labels. Every rank calls."""

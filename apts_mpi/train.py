@@ -15,7 +15,7 @@ from torch import nn
 from apts_mpi import assembly, settings, timing
 from apts_mpi.assembly import Data, Problem, Values
 from apts_mpi.config import PRESETS, Config, DataConfig
-from apts_mpi.contracts import Communicator
+from apts_mpi.contracts import Communicator, Wishes
 from apts_mpi.loop import Loop, Maker, Result
 from apts_mpi.network import emulated
 from apts_mpi.problem.losses import Loss
@@ -78,9 +78,9 @@ def _check_label(config: Config) -> None:
         raise ValueError(f"config is named preset {config.preset}, but has the default's values; make it with preset({config.preset!r})")
 
 
-def configured(config: Config, problem: Problem, comm: Communicator, timers: Timers, stop_wanted: Callable[[], bool]) -> Stepper:
+def configured(config: Config, problem: Problem, comm: Communicator, timers: Timers, wishes: Wishes) -> Stepper:
     """The method that ``method`` names; every rank calls."""
-    return build_stepper(config, problem.theta, problem.objective, comm, timers, problem.subdomains, stop_wanted)
+    return build_stepper(config, problem.theta, problem.objective, comm, timers, problem.subdomains, wishes)
 
 
 def run_training(

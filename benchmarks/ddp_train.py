@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -35,7 +34,7 @@ from apts_mpi import cli, timing
 from apts_mpi.__main__ import in_parallel
 from apts_mpi.assembly import Problem
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Status, StepInfo, Timers
+from apts_mpi.contracts import Communicator, Flag, Status, StepInfo, Timers, Wishes
 from apts_mpi.parallel.wrapper import WrappedCommunicator
 from apts_mpi.problem.objective import batch_size, plan
 from apts_mpi.solver.schedule import Schedule
@@ -85,10 +84,10 @@ class DdpStepper:
     """SGD under DistributedDataParallel; a ``solver.build.Stepper`` whose parameters are views of ``theta``."""
 
     def __init__(
-        self, comm: Counted, config: Config, problem: Problem, _: Communicator, timers: Timers, stop_wanted: Callable[[], bool]
+        self, comm: Counted, config: Config, problem: Problem, _: Communicator, timers: Timers, wishes: Wishes
     ) -> None:  # fmt: skip
         connect(comm, problem.theta.device)
-        self.theta, self._comm, self._timers, self._late = problem.theta, comm, timers, stop_wanted
+        self.theta, self._comm, self._timers, self._wishes = problem.theta, comm, timers, wishes
         self._shares, self._loss, self._bad_limit = Shares(config, problem, comm.rank), problem.loss, config.stop.nonfinite
         self._schedule = Schedule(config, self._shares.batches)
         problem.flat.point(self.theta, None)
@@ -131,7 +130,7 @@ class DdpStepper:
         """(late, too many steps that were not finite) in the words of rank 0; once theta is not finite, it is so on every rank."""
         if self._k % CHECK:
             return False, False
-        self._verdict[0], self._verdict[1] = float(self._late()), float(self._bad >= self._bad_limit)
+        self._verdict[0], self._verdict[1] = float(Flag.STOP in self._wishes()), float(self._bad >= self._bad_limit)
         dist.broadcast(self._verdict, 0)
         late, bad = self._verdict.tolist()
         return bool(late), bool(bad)
@@ -141,7 +140,8 @@ class DdpStepper:
         return StepInfo(
             k=self._k - 1, epoch=epoch, loss=loss, grad_norm=nan, rho=nan, accepted=True, radius=nan, step_norm=nan, global_rho=nan,
             global_accepted=False, global_radius=nan, local_iters=0, local_accepted=0, loss_new=nan, gradient_samples=samples,
-            value_samples=0, reductions=1, status=Status.NONFINITE if bad else Status.RUNNING, stop=late,
+            value_samples=0, reductions=1, status=Status.NONFINITE if bad else Status.RUNNING,
+            raised=frozenset([Flag.STOP] if late else []),
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from apts_mpi.bench.measure import Plan, Work, clock, summary
 from apts_mpi.bench.step import BATCHES, CLASSES, CPU
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator
+from apts_mpi.contracts import Communicator, no_wishes
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import Loss, resolve_loss
@@ -99,7 +99,7 @@ def _works(flat: FlatModel, objectives: Mapping[int, DataObjective], config: Con
     for method in ("sgd", "adam", "adamw"):
         # A rate of nearly zero: theta must stay where numbers are normal, however often a step is made.
         works[f"optimizer {method}"] = optimizer(method, theta.clone(), grad, replace(config.baseline, lr=1e-12)).step
-    exchange = Exchange(theta, objectives[1], SerialCommunicator(), Timers(), lambda: False)
+    exchange = Exchange(theta, objectives[1], SerialCommunicator(), Timers(), no_wishes)
     works["message scalars"] = lambda: (exchange.sum_(None, loss=[1.0]), exchange.get("loss"))
     return works
 

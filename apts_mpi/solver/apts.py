@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from apts_mpi import timing
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers
+from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.build import build_local, build_model
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.local import LocalResult, LocalStart
@@ -32,13 +31,13 @@ class APTS:
 
     def __init__(
         self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
-        stop_wanted: Callable[[], bool] = lambda: False,
+        wishes: Wishes = no_wishes,
     ) -> None:  # fmt: skip
         self.theta, self._config, self._timers, self._subdomains = theta, config, timers, subdomains
         self._objective = objective
         self._local = build_local(config, theta, timers)
         self._model = build_model(config.global_step.solver, config.global_step.memory, config.local.gamma, theta)
-        self._exchange = Exchange(theta, objective, comm, timers, stop_wanted)
+        self._exchange = Exchange(theta, objective, comm, timers, wishes)
         self._loss = SharedLoss(objective, self._exchange, timers, self._local.chunk_count)
         self._steps = [torch.zeros_like(theta) for _ in objective.subdomains]
         self._step, self._trial = torch.zeros_like(theta), torch.zeros_like(theta)
@@ -68,7 +67,7 @@ class APTS:
             global_accepted=bool(global_verdict and global_verdict.accepted), global_radius=global_radius,
             local_iters=local.iters, local_accepted=local.accepted, loss_new=self._loss.here.loss,
             gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
-            status=self._after(verdict, global_verdict), stop=self._exchange.stop,
+            status=self._after(verdict, global_verdict), raised=self._exchange.heard(),
         )  # fmt: skip
 
     def _begin(self, epoch: int, batch: int) -> Point:
@@ -180,5 +179,5 @@ class APTS:
             global_rho=math.nan, global_accepted=False, global_radius=self.global_radius,
             local_iters=0, local_accepted=0, loss_new=start.loss,
             gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
-            status=start.status(self._config.stop.grad_norm), stop=self._exchange.stop,
+            status=start.status(self._config.stop.grad_norm), raised=self._exchange.heard(),
         )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from apts_mpi import timing
 from apts_mpi.baseline import BaselineConfig
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers
+from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.schedule import Schedule
 from apts_mpi.solver.vectors import dot
@@ -38,10 +37,10 @@ class Baseline:
 
     def __init__(
         self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
-        stop_wanted: Callable[[], bool] = lambda: False,
+        wishes: Wishes = no_wishes,
     ) -> None:  # fmt: skip
         self.theta, self._objective, self._timers, self._config, self._subdomains = theta, objective, timers, config, subdomains
-        self._exchange = Exchange(theta, objective, comm, timers, stop_wanted)
+        self._exchange = Exchange(theta, objective, comm, timers, wishes)
         self._k = self._bad_steps = 0
 
     def _after(self, finite: bool) -> Status:
@@ -61,7 +60,7 @@ class Baseline:
             step_norm=step_norm, global_rho=math.nan, global_accepted=False, global_radius=math.nan,
             local_iters=local_iters, local_accepted=local_iters if made else 0, loss_new=math.nan,
             gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
-            status=status, stop=self._exchange.stop,
+            status=status, raised=self._exchange.heard(),
         )  # fmt: skip
 
 
@@ -74,9 +73,9 @@ class AllReduce(Baseline):
 
     def __init__(
         self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
-        stop_wanted: Callable[[], bool] = lambda: False,
+        wishes: Wishes = no_wishes,
     ) -> None:  # fmt: skip
-        super().__init__(theta, objective, comm, timers, config, subdomains, stop_wanted)
+        super().__init__(theta, objective, comm, timers, config, subdomains, wishes)
         self._grad = self._exchange.message.vector  # the first subdomain's gradient is made where it is sent from
         self._terms = [self._grad, *(torch.zeros_like(theta) for _ in objective.subdomains[1:])]
         self._optimizer = optimizer(config.method, theta, self._grad, config.baseline)

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor, device
 
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, StepInfo, Timers
+from apts_mpi.contracts import Communicator, Objective, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.local import LocalSolver, LocalTrustRegion
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.model import FirstOrder, Model
@@ -26,7 +26,7 @@ class Stepper(Protocol):
 
 def build_stepper(
     config: Config, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, subdomains: int,
-    stop_wanted: Callable[[], bool] = lambda: False,
+    wishes: Wishes = no_wishes,
 ) -> Stepper:  # fmt: skip
     """The method that ``method`` names; every rank calls. ``check_method`` comes first."""
     from apts_mpi.solver.apts import APTS  # these need what stands below
@@ -35,7 +35,7 @@ def build_stepper(
     from apts_mpi.solver.local_sgd import LocalSGD
 
     kinds: dict[str, Callable[..., Stepper]] = {"apts": APTS, "local-sgd": LocalSGD, "trust-region": GlobalTrustRegion}
-    return kinds.get(config.method, AllReduce)(theta, objective, comm, timers, config, subdomains, stop_wanted)
+    return kinds.get(config.method, AllReduce)(theta, objective, comm, timers, config, subdomains, wishes)
 
 
 def check_method(config: Config, batches: int, where: device) -> None:

@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 
 from apts_mpi import timing
-from apts_mpi.contracts import SCALARS, Communicator, Flag, Message, Objective, Timers
+from apts_mpi.contracts import SCALARS, Communicator, Flag, Message, Objective, Timers, Wishes
 from apts_mpi.partition import tree_sum
 
 
 class Exchange:
     """One planned message and the sums that go through it; every rank calls ``sum_`` alike.
 
-    ``stop_wanted`` is asked on every rank before a message leaves; when any rank says yes, all ranks
-    know it after that message.
+    ``wishes`` is asked on every rank before a message leaves; what any rank raises, all ranks
+    know after that message.
     """
 
     def __init__(
-        self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, stop_wanted: Callable[[], bool]
+        self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, wishes: Wishes
     ) -> None:
         self.message = comm.plan(theta.numel(), theta.dtype, theta.device, SCALARS)
-        self._objective, self._comm, self._timers, self._stop_wanted = objective, comm, timers, stop_wanted
+        self._objective, self._comm, self._timers, self._wishes = objective, comm, timers, wishes
         self._reported = (objective.gradient_samples, objective.value_samples)
         self.reductions = self.gradient_samples = self.value_samples = 0
-        self.stop = False
+        self._raised: set[Flag] = set()
 
     def sum_(self, terms: Sequence[Tensor] | None, **scalars: Sequence[float]) -> Tensor:
         """The sum over all subdomains of ``terms`` (one (n,) tensor each) and of the named scalars.
@@ -49,7 +49,7 @@ class Exchange:
         self.reductions += large
         self.gradient_samples += round(self.get("gradient_samples"))
         self.value_samples += round(self.get("value_samples"))
-        self.stop = self.stop or self.message.count(Flag.STOP) > 0
+        self._raised.update(flag for flag in Flag if self.message.count(flag))
         return self.message.vector
 
     def start_(self, terms: Sequence[Tensor], start: int, stop: int) -> None:
@@ -69,6 +69,12 @@ class Exchange:
         """Gradient samples and value samples of all ranks, and vector reductions, so far."""
         return self.gradient_samples, self.value_samples, self.reductions
 
+    def heard(self) -> frozenset[Flag]:
+        """The flags that some rank raised since the last call."""
+        raised = frozenset(self._raised)
+        self._raised.clear()
+        return raised
+
     def get(self, name: str) -> float:
         """A scalar of the last sum."""
         return self.message.get(name)
@@ -79,7 +85,7 @@ class Exchange:
         self._reported = now
         for name in SCALARS:
             self.message.put(name, counts.get(name) or scalars.get(name, ()))
-        if self._stop_wanted():
-            self.message.raise_flag(Flag.STOP)
+        for flag in self._wishes():
+            self.message.raise_flag(flag)
         if terms is not None:
             self.message.vector.copy_(tree_sum(terms, torch.add))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from apts_mpi import timing
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers
+from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.build import build_model
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.model import Step
@@ -27,13 +26,13 @@ class GlobalTrustRegion:
 
     def __init__(
         self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
-        stop_wanted: Callable[[], bool] = lambda: False,
+        wishes: Wishes = no_wishes,
     ) -> None:  # fmt: skip
         self.theta, self._config, self._timers, self._objective = theta, config, timers, objective
         model = build_model(config.global_step.solver, config.global_step.memory, config.local.gamma, theta)
         assert model is not None, "Config refuses a global step without a model"
         self._model = model
-        self._exchange = Exchange(theta, objective, comm, timers, stop_wanted)
+        self._exchange = Exchange(theta, objective, comm, timers, wishes)
         self._loss = SharedLoss(objective, self._exchange, timers, None)
         self._trial = torch.zeros_like(theta)
         self.radius = config.trust_region.radius_init
@@ -61,7 +60,7 @@ class GlobalTrustRegion:
             k=self._k - 1, epoch=epoch, loss=loss, grad_norm=grad_norm, rho=rho, accepted=accepted, radius=radius, step_norm=step_norm,
             global_rho=math.nan, global_accepted=False, global_radius=math.nan, local_iters=0, local_accepted=0,
             loss_new=self._loss.here.loss, gradient_samples=after[0] - before[0], value_samples=after[1] - before[1],
-            reductions=after[2] - before[2], status=status, stop=self._exchange.stop,
+            reductions=after[2] - before[2], status=status, raised=self._exchange.heard(),
         )  # fmt: skip
 
     def _try(self) -> tuple[Verdict, float]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from apts_mpi import timing
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, StepInfo, Timers
+from apts_mpi.contracts import Communicator, Objective, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.baselines import Baseline, optimizer
 from apts_mpi.solver.schedule import Schedule
 from apts_mpi.solver.vectors import norm
@@ -26,9 +25,9 @@ class LocalSGD(Baseline):
 
     def __init__(
         self, theta: Tensor, objective: Objective, comm: Communicator, timers: Timers, config: Config, subdomains: int,
-        stop_wanted: Callable[[], bool] = lambda: False,
+        wishes: Wishes = no_wishes,
     ) -> None:  # fmt: skip
-        super().__init__(theta, objective, comm, timers, config, subdomains, stop_wanted)
+        super().__init__(theta, objective, comm, timers, config, subdomains, wishes)
         self._grad = torch.zeros_like(theta)
         self._points = [torch.zeros_like(theta) for _ in objective.subdomains]
         self._optimizers = [optimizer("sgd", point, self._grad, config.baseline) for point in self._points]

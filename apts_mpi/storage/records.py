@@ -55,7 +55,7 @@ UNITS = {"time": "s", "eta": "s", "accuracy": "percent", "gradient_samples": "sa
 def record(info: StepInfo, extra: Mapping[str, float | None], laps: Mapping[str, float] | None = None) -> dict[str, object]:
     """A line of the records: ``info`` with k as ``iteration``, then ``extra`` (which may refine ``epoch``), then this rank's lap times."""
     values = {"iteration": info.k, **asdict(info)}
-    del values["k"]
+    del values["k"], values["raised"]
     values |= {name: math.nan if value is None else value for name, value in extra.items()}
     return values | {f"seconds_{region.replace(' ', '_')}": seconds for region, seconds in (laps or {}).items()}
 

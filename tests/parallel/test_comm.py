@@ -184,14 +184,14 @@ def test_one_bad_value_is_seen_by_all_and_only_once() -> None:
         message.put("loss", [1.0, bad if RANK == SIZE - 1 else 2.0])
         message.put("norm", [1.0])
         if RANK == SIZE - 1:
-            message.raise_flag(Flag.NONFINITE)
+            message.raise_flag(Flag.SAVE)
         message.raise_flag(Flag.STOP)
         comm.sum_(message)
         everywhere(math.isnan(message.get("loss")) and message.get("norm") == SIZE)
-        everywhere((message.count(Flag.NONFINITE), message.count(Flag.STOP)) == (1, SIZE))
+        everywhere((message.count(Flag.SAVE), message.count(Flag.STOP)) == (1, SIZE))
         message.put("loss", [1.0])
         comm.sum_(message, vector=False)
-        everywhere(message.get("loss") == SIZE and message.count(Flag.NONFINITE) == 0 and message.count(Flag.STOP) == 0)
+        everywhere(message.get("loss") == SIZE and message.count(Flag.SAVE) == 0 and message.count(Flag.STOP) == 0)
 
 
 def test_small_message_leaves_the_vector_alone() -> None:

@@ -420,7 +420,7 @@ def test_what_is_no_run_of_ours_is_refused_by_name(tmp_path: Path) -> None:
 def test_record_names_every_field_of_the_step() -> None:
     row = records.record(info(4), {"epoch": 2.25}, {"local solve": 1.0})
     assert row["iteration"] == 4 and "k" not in row and row["epoch"] == 2.25 and row["seconds_local_solve"] == 1.0
-    assert set(StepInfo.__dataclass_fields__) - {"k"} <= set(row)
+    assert set(StepInfo.__dataclass_fields__) - {"k", "raised"} <= set(row)
 
 
 def test_columns_find_their_types(tmp_path: Path) -> None:

@@ -66,13 +66,13 @@ def test_vector_lanes_and_flags_share_one_buffer(dtype: torch.dtype) -> None:
     message.vector.fill_(7.0)
     message.put("loss", [0.1, 0.2])
     message.put("norm", (x for x in [4.0]))
-    message.raise_flag(Flag.NONFINITE)
+    message.raise_flag(Flag.SAVE)
     assert message.host.shape == (5 + 2 * LANE + len(Flag),)
     assert message.host[:5].tolist() == [7.0] * 5
     assert message.fetch(True) is message.host
     message.settle(True)
     assert message.get("loss") == 0.30000000000000004 and message.get("norm") == 4.0
-    assert message.count(Flag.NONFINITE) == 1 and message.count(Flag.STOP) == 0
+    assert message.count(Flag.SAVE) == 1 and message.count(Flag.STOP) == 0
 
 
 def test_lanes_and_flags_are_empty_after_a_sum() -> None:
