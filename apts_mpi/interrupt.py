@@ -1,0 +1,76 @@
+"""Requests to stop early and go on later: signals to this process, and the end of the batch job it runs in."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+END = "SLURM_JOB_END_TIME"  # seconds since 1970
+MARGIN = 15.0  # s kept free before the end of the job, for what the estimate of the caller does not know
+LONGEST = 10 * 365 * 86400.0  # s; no job lasts longer
+
+
+def deadline(environ: Mapping[str, str]) -> tuple[float, str]:
+    """When the job ends by ``time.monotonic``, inf if nobody says so; and why the variable was passed over, empty if it was not."""
+    text = environ.get(END, "")
+    if not text:
+        return math.inf, ""
+    left = int(text) - time.time() if text.isascii() and text.isdigit() and len(text) <= 18 else math.nan
+    if 0 < left <= LONGEST:
+        return time.monotonic() + left, ""
+    why = "is no time" if math.isnan(left) else "is past" if left <= 0 else "is more than ten years away"
+    return math.inf, f"{END}={text[:40]} {why}: the end of the job is not known"
+
+
+class Interrupt:
+    """While entered, SIGTERM, SIGINT and SIGUSR1 wish for an end instead of bringing it; a second SIGINT calls ``now`` at once.
+
+    Nothing here is collective: a rank tells the others by Flag.INTERRUPT. Outside the main thread Python allows no handlers, so there
+    only the end of the job is seen. At exit the earlier handlers are back; one that C code had installed becomes the default action.
+
+    Args:
+        now: ends the run without waiting; called inside the handler, in the main thread.
+        environ: where ``END`` may say when the job ends. It is read once, here: a clock that is set later changes nothing.
+    """
+
+    def __init__(self, now: Callable[[], object], environ: Mapping[str, str] = os.environ) -> None:
+        self.reason = ""  # why the run should end early, for people; the first reason stays
+        self._now, self._times = now, 0  # SIGINTs so far
+        self._earlier: dict[signal.Signals, Any] = {}
+        self._end, self.note = deadline(environ)
+
+    def __enter__(self) -> Self:
+        assert not self._earlier, "entered twice"
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._earlier:
+            number, earlier = self._earlier.popitem()
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the job ends; inf where that is not known."""
+        return self._end - time.monotonic()
+
+    def wanted(self, needed: float = 0.0) -> str:
+        """The reason to end now, empty to go on; ``needed``: seconds that one more iteration and saving after it will take."""
+        if not self.reason and self.left < needed + MARGIN:
+            self.reason = f"the job ends in {max(self.left, 0):.0f} s"
+        return self.reason
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        """The handler: it runs between any two bytecodes of the main thread, so it takes no lock and writes nothing."""
+        self.reason = self.reason or signal.Signals(number).name
+        self._times += number == signal.SIGINT
+        if self._times == 2 and number == signal.SIGINT:
+            self._now()
