@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, device, dtype
+
+    Real = TypeVar("Real", np.float32, np.float64)
 
 
 class Status(Enum):
@@ -113,11 +115,11 @@ class Communicator(Protocol):
     def finish_sum(self, message: Message) -> None:
         """Sum scalars and flags too and wait for all: together with the ``start_sum`` of every entry this is ``sum_``."""
 
-    def broadcast_(self, vector: Tensor) -> None:
-        """Overwrite ``vector`` (1-D, contiguous) by rank 0's."""
+    def broadcast_(self, vector: Tensor, root: int = 0) -> None:
+        """Overwrite ``vector`` (1-D, contiguous) by that of rank ``root``."""
 
-    def share(self, text: str) -> str:
-        """Rank 0's text, on every rank."""
+    def share(self, text: str, root: int = 0) -> str:
+        """The text of rank ``root``, on every rank."""
 
     def agree(self, what: str, text: str) -> None:
         """Raise on every rank, naming the ranks in the minority, unless ``text`` is the same on all."""
@@ -128,8 +130,8 @@ class Communicator(Protocol):
     def gather_text(self, text: str) -> list[str]:
         """Each rank's text, on every rank, in rank order."""
 
-    def collect(self, row: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Each rank's row, of one length on all, as (ranks, length) on rank 0; None on the others."""
+    def collect(self, row: NDArray[Real]) -> list[NDArray[Real]] | None:
+        """Each rank's row, of one dtype on all, on rank 0 in rank order; None on the others. Rows may differ in length."""
 
     def barrier(self) -> None:
         """Wait for all."""
@@ -242,3 +244,7 @@ class State:
 
     shared: dict[str, Tensor] = field(default_factory=dict)  # the same on all ranks
     own: list[dict[str, Tensor]] = field(default_factory=list)  # of each subdomain of this rank, in the order of their numbers
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The shared entries called ``name.``..., without it."""
+        return {key.removeprefix(f"{name}."): value for key, value in self.shared.items() if key.startswith(f"{name}.")}

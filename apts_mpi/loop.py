@@ -173,7 +173,7 @@ class Loop:
         """Seconds of each iteration and rank, by the regions that any rank entered; empty but on rank 0. Every rank calls."""
         used = [line.region for line in timing.table(rows) if line.phase == timing.RUN]
         found = {region: self._comm.collect(np.array(self._timers.laps(region))) for region in used}
-        return {region: laps.T for region, laps in found.items() if laps is not None}
+        return {region: np.stack(laps, axis=1) for region, laps in found.items() if laps is not None}
 
     def _rates(self, result: Result, rows: list[list[float]]) -> dict[str, str]:
         """The line about flops, if they are known."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, device, dtype
 
-    from apts_mpi.contracts import Message
+    from apts_mpi.contracts import Message, Real
     from apts_mpi.parallel.message import FlatMessage
 
 
@@ -113,8 +113,8 @@ class MpiCommunicator:
         flat.settle(vector=False)
         self.large += 1
 
-    def broadcast_(self, vector: Tensor) -> None:
-        """Overwrite ``vector`` (1-D, contiguous) by rank 0's."""
+    def broadcast_(self, vector: Tensor, root: int = 0) -> None:
+        """Overwrite ``vector`` (1-D, contiguous) by that of rank ``root``."""
         from apts_mpi.parallel.message import check_flat
 
         self._enter()
@@ -122,18 +122,18 @@ class MpiCommunicator:
         staged = vector.detach().cpu()  # waits for the device; a CPU tensor is not copied
         cells = staged.numpy()
         for start in range(0, len(cells), self.count_limit):
-            self.comm.Bcast(cells[start : start + self.count_limit], root=0)
+            self.comm.Bcast(cells[start : start + self.count_limit], root=root)
         if vector.device.type != "cpu":
             vector.detach().copy_(staged)
 
-    def share(self, text: str) -> str:
-        """Rank 0's text, on every rank."""
+    def share(self, text: str, root: int = 0) -> str:
+        """The text of rank ``root``, on every rank."""
         self._enter()
         data = np.frombuffer(text.encode(), np.uint8)
         length = np.array([len(data)])
-        self.comm.Bcast(length, root=0)
-        data = data.copy() if self.rank == 0 else np.empty(length[0], np.uint8)
-        self.comm.Bcast(data, root=0)
+        self.comm.Bcast(length, root=root)
+        data = data.copy() if self.rank == root else np.empty(length[0], np.uint8)
+        self.comm.Bcast(data, root=root)
         return data.tobytes().decode()
 
     def agree(self, what: str, text: str) -> None:
@@ -151,12 +151,18 @@ class MpiCommunicator:
         """Each rank's text, on every rank, in rank order."""
         return [row.tobytes().decode() for row in self._gather(np.frombuffer(text.encode(), np.uint8))]
 
-    def collect(self, row: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Each rank's row, of one length on all, as (ranks, length) on rank 0; None on the others."""
+    def collect(self, row: NDArray[Real]) -> list[NDArray[Real]] | None:
+        """Each rank's row, of one dtype on all, on rank 0 in rank order; None on the others. Rows may differ in length."""
         self._enter()
-        found = np.empty((self.size, len(row)), np.float32) if self.rank == 0 else None
-        self.comm.Gather(np.ascontiguousarray(row, np.float32), found, root=0)
-        return found
+        lengths = np.empty(self.size, np.int64)
+        self.comm.Gather(np.array([len(row)]), lengths, root=0)
+        row = np.ascontiguousarray(row)
+        if self.rank:
+            self.comm.Gatherv(row, None, root=0)
+            return None
+        found = np.empty(int(lengths.sum()), row.dtype)
+        self.comm.Gatherv(row, [found, lengths.tolist()], root=0)
+        return np.split(found, np.cumsum(lengths)[:-1])
 
     def barrier(self) -> None:
         """Wait for all."""

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, device, dtype
 
-    from apts_mpi.contracts import Message
+    from apts_mpi.contracts import Message, Real
     from apts_mpi.parallel.message import FlatMessage
 
 
@@ -80,13 +79,13 @@ class SerialCommunicator:
         """Scalars and flags can be read."""
         self.sum_(message)
 
-    def broadcast_(self, vector: Tensor) -> None:
+    def broadcast_(self, vector: Tensor, root: int = 0) -> None:
         """Check ``vector``; nothing to send."""
         from apts_mpi.parallel.message import check_flat
 
         check_flat(vector)
 
-    def share(self, text: str) -> str:
+    def share(self, text: str, root: int = 0) -> str:
         """``text``."""
         return text
 
@@ -101,9 +100,9 @@ class SerialCommunicator:
         """The one text."""
         return [text]
 
-    def collect(self, row: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def collect(self, row: NDArray[Real]) -> list[NDArray[Real]] | None:
         """The one row."""
-        return row.reshape(1, -1)
+        return [row]
 
     def barrier(self) -> None:
         """Nobody to wait for."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, device, dtype
 
-    from apts_mpi.contracts import Communicator, Message, Timers
+    from apts_mpi.contracts import Communicator, Message, Real, Timers
 
 
 class WrappedCommunicator:
@@ -51,13 +50,13 @@ class WrappedCommunicator:
         """Sum scalars and flags too and wait for all that was started."""
         self.inner.finish_sum(message)
 
-    def broadcast_(self, vector: Tensor) -> None:
-        """Overwrite ``vector`` by rank 0's."""
-        self.inner.broadcast_(vector)
+    def broadcast_(self, vector: Tensor, root: int = 0) -> None:
+        """Overwrite ``vector`` by that of rank ``root``."""
+        self.inner.broadcast_(vector, root)
 
-    def share(self, text: str) -> str:
-        """Rank 0's text, on every rank."""
-        return self.inner.share(text)
+    def share(self, text: str, root: int = 0) -> str:
+        """The text of rank ``root``, on every rank."""
+        return self.inner.share(text, root)
 
     def agree(self, what: str, text: str) -> None:
         """Raise on every rank unless ``text`` is the same on all."""
@@ -71,7 +70,7 @@ class WrappedCommunicator:
         """Each rank's text, on every rank."""
         return self.inner.gather_text(text)
 
-    def collect(self, row: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    def collect(self, row: NDArray[Real]) -> list[NDArray[Real]] | None:
         """Each rank's row, on rank 0 alone."""
         return self.inner.collect(row)
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from apts_mpi import timing
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers, Wishes, no_wishes
+from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.build import build_local, build_model
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.local import LocalResult, LocalStart
 from apts_mpi.solver.model import Step
 from apts_mpi.solver.shared_loss import Point, SharedLoss
 from apts_mpi.solver.trust_region import Verdict, judge, next_radius
-from apts_mpi.solver.vectors import dot, norm
+from apts_mpi.solver.vectors import dot, norm, number
 
 REACHED = 0.8  # share of its radius that the local steps must use for the ball to grow
 
@@ -69,6 +69,30 @@ class APTS:
             gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
             status=self._after(verdict, global_verdict), raised=self._exchange.heard(),
         )  # fmt: skip
+
+    def state(self) -> State:
+        """All that a later object needs to go on with the same bits; tensors may be live."""
+        numbers = {"k": self._k, "radius": self.radius, "global_radius": self.global_radius, "bad_trials": self._bad_trials}
+        shared = {name: number(value) for name, value in {**numbers, "known": self._known}.items()}
+        if self._model is not None:
+            shared |= {f"model.{name}": value for name, value in self._model.state().items()}
+        return State(shared, [self._local.state(i) for i in range(len(self._objective.subdomains))])
+
+    def restore_(self, state: State) -> None:
+        """Go on from ``state`` and the present ``theta``; without ``own`` the subdomains begin anew. Every rank calls.
+
+        In full batch f and its gradient at theta are evaluated once more, which belongs to no iteration.
+        """
+        shared = state.shared
+        self._k, self._bad_trials = int(shared["k"]), int(shared["bad_trials"])
+        self.radius, self.global_radius = float(shared["radius"]), float(shared["global_radius"])
+        if self._model is not None:
+            self._model.restore_(state.part("model"))
+        for i, own in enumerate(state.own):
+            self._local.restore_(i, own)
+        self._known = bool(shared["known"]) and self._objective.batches == 1
+        if self._known:
+            self._loss.begin(self.theta)
 
     def _begin(self, epoch: int, batch: int) -> Point:
         """A: f, its gradient and the shares of both at theta_k; in full batch they are known already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 from apts_mpi import timing
 from apts_mpi.baseline import BaselineConfig
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers, Wishes, no_wishes
+from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.schedule import Schedule
-from apts_mpi.solver.vectors import dot
+from apts_mpi.solver.vectors import dot, number
 
 
 def optimizer(method: str, theta: Tensor, grad: Tensor, config: BaselineConfig) -> torch.optim.Optimizer:
@@ -27,6 +28,19 @@ def optimizer(method: str, theta: Tensor, grad: Tensor, config: BaselineConfig) 
     return torch.optim.SGD(
         [point], config.lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay, fused=True
     )
+
+
+def memory(owner: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimizer of one vector remembers, live."""
+    return {name: value for entry in owner.state.values() for name, value in entry.items() if isinstance(value, Tensor)}
+
+
+def remember_(owner: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Give the optimizer of one vector a copy of what ``memory`` gave."""
+    point = owner.param_groups[0]["params"][0]
+    owner.state.clear()
+    if state:
+        owner.state[point] = {name: value.to(point.device, copy=True) for name, value in state.items()}
 
 
 class Baseline:
@@ -47,6 +61,12 @@ class Baseline:
         """A step that is not finite is not made; too many in a row end the run."""
         self._bad_steps = 0 if finite else self._bad_steps + 1
         return Status.NONFINITE if self._bad_steps >= self._config.stop.nonfinite else Status.RUNNING
+
+    def _numbers(self) -> dict[str, Tensor]:
+        return {"k": number(self._k), "bad_steps": number(self._bad_steps)}
+
+    def _restore_numbers_(self, state: State) -> None:
+        self._k, self._bad_steps = int(state.shared["k"]), int(state.shared["bad_steps"])
 
     def _record(
         self, epoch: int, before: tuple[int, int, int], status: Status, made: bool, loss: float, grad_norm: float = math.nan,
@@ -97,6 +117,15 @@ class AllReduce(Baseline):
         if status is Status.RUNNING:
             status = self._after(finite)
         return self._record(epoch, before, status, made, loss, math.sqrt(square) if finite else math.nan)
+
+    def state(self) -> State:
+        """All that a later object needs to go on with the same bits; tensors may be live."""
+        return State(self._numbers() | {f"optimizer.{name}": value for name, value in memory(self._optimizer).items()})
+
+    def restore_(self, state: State) -> None:
+        """Go on from ``state`` and the present ``theta``; every rank calls."""
+        self._restore_numbers_(state)
+        remember_(self._optimizer, state.part("optimizer"))
 
     def _sum_gradients(self) -> None:
         """The gradient of the loss over all of D_k, in the message."""

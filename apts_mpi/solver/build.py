@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor, device
 
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, StepInfo, Timers, Wishes, no_wishes
+from apts_mpi.contracts import Communicator, Objective, State, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.local import LocalSolver, LocalTrustRegion
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.model import FirstOrder, Model
@@ -22,6 +22,12 @@ class Stepper(Protocol):
 
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
         """One outer iteration; every rank calls."""
+
+    def state(self) -> State:
+        """All that a later object needs, with theta, to go on with the same bits; tensors may be live."""
+
+    def restore_(self, state: State) -> None:
+        """Go on from ``state`` and the present ``theta``; every rank calls. Without ``own`` the subdomains begin anew."""
 
 
 def build_stepper(

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from apts_mpi import timing
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, Status, StepInfo, Timers, Wishes, no_wishes
+from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.build import build_model
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.model import Step
 from apts_mpi.solver.shared_loss import SharedLoss
 from apts_mpi.solver.trust_region import Verdict, judge, next_radius
+from apts_mpi.solver.vectors import number
 
 
 class GlobalTrustRegion:
@@ -62,6 +63,21 @@ class GlobalTrustRegion:
             loss_new=self._loss.here.loss, gradient_samples=after[0] - before[0], value_samples=after[1] - before[1],
             reductions=after[2] - before[2], status=status, raised=self._exchange.heard(),
         )  # fmt: skip
+
+    def state(self) -> State:
+        """All that a later object needs to go on with the same bits; tensors may be live."""
+        numbers = {"k": self._k, "radius": self.radius, "bad_trials": self._bad_trials, "known": self._known}
+        model = {f"model.{name}": value for name, value in self._model.state().items()}
+        return State({name: number(value) for name, value in numbers.items()} | model)
+
+    def restore_(self, state: State) -> None:
+        """Go on from ``state`` and the present ``theta``; every rank calls. In full batch f is evaluated once more."""
+        shared = state.shared
+        self._k, self._bad_trials, self.radius = int(shared["k"]), int(shared["bad_trials"]), float(shared["radius"])
+        self._model.restore_(state.part("model"))
+        self._known = bool(shared["known"]) and self._objective.batches == 1
+        if self._known:
+            self._loss.begin(self.theta)
 
     def _try(self) -> tuple[Verdict, float]:
         """Propose, evaluate, judge; theta, the model and the radius follow."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from apts_mpi.config import LocalConfig, TrustRegionConfig
 from apts_mpi.contracts import Subdomain, Timers
 from apts_mpi.solver.model import Model
 from apts_mpi.solver.trust_region import judge, next_radius
-from apts_mpi.solver.vectors import dot, norm
+from apts_mpi.solver.vectors import dot, norm, number
 
 NEAR = 1e-3  # relative distance at which a length has reached its bound
 
@@ -57,6 +57,12 @@ class LocalSolver(Protocol):
 
     def solve(self, start: LocalStart, out: Tensor) -> LocalResult:
         """The local step s_i into ``out`` (n,), ||s_i|| <= ball."""
+
+    def state(self, index: int) -> dict[str, Tensor]:
+        """What is remembered of the rank's subdomain ``index`` until its next solve."""
+
+    def restore_(self, index: int, state: Mapping[str, Tensor]) -> None:
+        """Remember what ``state`` gave."""
 
 
 class CorrectedLoss:
@@ -147,3 +153,13 @@ class LocalTrustRegion:
         if verdict.converged:  # the radius may be too small to see a decrease: do not stay there
             self._radii.pop(start.index, None)
         return LocalResult(first - loss, moved, iters, accepted, converged=int(verdict.converged and accepted == 0))
+
+    def state(self, index: int) -> dict[str, Tensor]:
+        """The radius to start from, if one was left."""
+        return {"radius": number(self._radii[index])} if index in self._radii else {}
+
+    def restore_(self, index: int, state: Mapping[str, Tensor]) -> None:
+        """Start from the radius that was left."""
+        self._radii.pop(index, None)
+        if "radius" in state:
+            self._radii[index] = float(state["radius"])

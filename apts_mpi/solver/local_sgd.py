@@ -9,8 +9,8 @@ from torch import Tensor
 
 from apts_mpi import timing
 from apts_mpi.config import Config
-from apts_mpi.contracts import Communicator, Objective, StepInfo, Timers, Wishes, no_wishes
-from apts_mpi.solver.baselines import Baseline, optimizer
+from apts_mpi.contracts import Communicator, Objective, State, StepInfo, Timers, Wishes, no_wishes
+from apts_mpi.solver.baselines import Baseline, memory, optimizer, remember_
 from apts_mpi.solver.schedule import Schedule
 from apts_mpi.solver.vectors import norm
 
@@ -52,6 +52,16 @@ class LocalSGD(Baseline):
                     each.state.clear()  # a momentum that is not finite would never recover
         local_iters = round(self._exchange.get("local_iters"))
         return self._record(epoch, before, self._after(finite), finite, loss, step_norm=step_norm, local_iters=local_iters)
+
+    def state(self) -> State:
+        """All that a later object needs to go on with the same bits; tensors may be live."""
+        return State(self._numbers(), [memory(each) for each in self._optimizers])
+
+    def restore_(self, state: State) -> None:
+        """Go on from ``state`` and the present ``theta``; every rank calls."""
+        self._restore_numbers_(state)
+        for each, own in zip(self._optimizers, state.own or [{}] * len(self._optimizers), strict=True):
+            remember_(each, own)
 
     def _local_steps(self, epoch: int, minibatches: range | list[int]) -> tuple[list[float], list[float]]:
         """Move every point from theta; per subdomain its shares of the mean loss and of the samples. No communication."""

@@ -9,6 +9,7 @@ Sources: Brust, Erway, Marcia 2017; numerics in `docs/`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from apts_mpi.solver.compact import Gram, Spectrum, spectrum, sr1
 from apts_mpi.solver.model import Observed, Step, block_sizes
 from apts_mpi.solver.obs import Combination, GradProducts, minimise
 from apts_mpi.solver.subproblem import Solution
+from apts_mpi.solver.vectors import number
 
 Array = NDArray[np.float64]
 
@@ -62,6 +64,21 @@ class LSR1:
         self._products = self._products_new = np.full(len(self._gram), math.nan)
         self._square = self._square_new = math.nan
         self._spectrum: Spectrum | None = None
+
+    def state(self) -> dict[str, Tensor]:
+        """The pairs with their slots, their inner products and gamma; ``pairs`` is (2 count, n), s and y in turn, a copy."""
+        slots = torch.tensor([*self._order, self._spare], dtype=torch.float64)
+        rows = self._rows.view(-1, 2, self.n_params)[self._order].view(-1, self.n_params)
+        return {"slots": slots, "gamma": number(self.gamma), "gram": torch.from_numpy(self._gram), "pairs": rows}
+
+    def restore_(self, state: Mapping[str, Tensor]) -> None:
+        """Put every pair back into its slot; ``begin`` must follow."""
+        self.reset()
+        *self._order, self._spare = (int(slot) for slot in state["slots"])
+        self.gamma = float(state["gamma"])
+        self._gram[:] = state["gram"].numpy()
+        for slot, pair in zip(self._order, state["pairs"].view(-1, 2, self.n_params), strict=True):
+            self._rows[2 * slot : 2 * slot + 2].copy_(pair)
 
     @property
     def count(self) -> int:

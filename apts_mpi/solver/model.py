@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,6 +75,12 @@ class Model(Protocol):
     def accept(self) -> None:
         """Make the ``grad_new`` observed last the current gradient."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What the model remembers of earlier steps, live; the gradient is not among it."""
+
+    def restore_(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what ``state`` gave, to the last bit; ``begin`` must follow."""
+
 
 def block_sizes(device: torch.device) -> tuple[int, int]:
     """Columns per inner product, and per copy or combination (a multiple of the former)."""
@@ -121,3 +128,11 @@ class FirstOrder:
     def accept(self) -> None:
         """Make the ``grad_new`` observed last the current gradient."""
         self._norm = self._norm_new
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def restore_(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to remember."""
+        self.reset()

@@ -84,6 +84,12 @@ class SharedLoss:
             point.grad_square = dot(vector, vector)
         return point
 
+    def begin(self, theta: Tensor) -> None:
+        """Make ``theta`` the current point on the data at hand, as a run that comes from a checkpoint does in full batch."""
+        self.select(0, 0)
+        self.evaluate(theta)
+        self.move()
+
     def move(self) -> None:
         """The trial point becomes the current one."""
         self.here, self.there = self.there, self.here

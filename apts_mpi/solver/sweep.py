@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -47,3 +49,10 @@ class Sweep:
             torch.addcmul(point, momentum, length.reciprocal_(), value=-start.ball / steps, out=point)
         torch.sub(point, start.theta, out=out)
         return LocalResult(decrease=0.0, length=start.ball, iters=steps, accepted=steps)
+
+    def state(self, index: int) -> dict[str, Tensor]:
+        """Nothing: the momentum starts anew in every solve."""
+        return {}
+
+    def restore_(self, index: int, state: Mapping[str, Tensor]) -> None:
+        """Nothing to remember."""

@@ -25,3 +25,8 @@ def norm(a: Tensor) -> float:
     """||a|| on the host; nan if an entry is not finite."""
     square = dot(a, a)
     return math.sqrt(square) if math.isfinite(square) else math.nan
+
+
+def number(value: float) -> Tensor:
+    """A number as a state holds it: a 0-d float64 tensor on the host."""
+    return torch.tensor(value, dtype=torch.float64)

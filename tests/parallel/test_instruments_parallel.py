@@ -117,7 +117,14 @@ def test_every_verb_goes_through() -> None:
     rows = comm.collect(np.array([RANK, 0.1], np.float32))
     everywhere(rows is None if RANK else np.array_equal(rows, [[rank, np.float32(0.1)] for rank in range(SIZE)]))
     empty = comm.collect(np.empty(0, np.float32))
-    everywhere(empty is None if RANK else empty.shape == (SIZE, 0))
+    everywhere(empty is None if RANK else [len(row) for row in empty] == [0] * SIZE)
+    rows = comm.collect(np.full(RANK + 1, 1 / 3))
+    everywhere(rows is None if RANK else [row.tolist() for row in rows] == [[1 / 3] * (rank + 1) for rank in range(SIZE)])
+    last = SIZE - 1
+    everywhere(comm.share(f"from {RANK}", last) == f"from {last}")
+    vector.fill_(RANK)
+    comm.broadcast_(vector, last)
+    everywhere(vector.tolist() == [last] * 3)
 
 
 def test_laps_of_all_ranks_are_on_record(tmp_path: Path) -> None:
