@@ -27,7 +27,7 @@ def inside(folder: Path, name: str) -> Path:
     """``folder / name``, refused if it leads out of the folder, by its spelling or by a symbolic link."""
     path = folder / name
     if Path(name).name != name or path.resolve().parent != folder.resolve():
-        raise DataError(f"{path}: leads out of the data set's folder; put the file itself there")
+        raise DataError(f"{path}: leads out of its folder; put the file itself there")
     return path
 
 

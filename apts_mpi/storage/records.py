@@ -43,6 +43,7 @@ from apts_mpi.rundir import (
 )
 from apts_mpi.storage.parameters import digest, read_parameters, write_parameters
 from apts_mpi.storage.plain import naming, write_atomic
+from apts_mpi.storage.sealed import new_file, write_sealed
 from apts_mpi.storage.timings import write_laps, write_timers
 from apts_mpi.timing import RegionTime, table
 
@@ -111,15 +112,15 @@ class RunDirectory:
     def save(self, timers: Sequence[Sequence[float]] = (), laps: Mapping[str, NDArray[np.float32]] | None = None) -> None:
         """Write records.h5: ``timers`` are the rows of ``Timers.row`` of all ranks, ``laps`` seconds (iterations, ranks) by region."""
         self._saved = monotonic()
-        image = io.BytesIO()  # HDF5 meets no disk, so a full one is an ordinary OSError
-        with h5py.File(image, "w") as file:
+        image = io.BytesIO()
+        with new_file(image) as file:
             file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "title": self.path.resolve().name})
             _write_columns(file, self._columns)
             if timers:
                 write_timers(file.create_group("timing"), timers)
             if laps:
                 write_laps(file.require_group("timing/laps"), laps)
-        write_atomic(self.path / RECORDS_H5, image.getbuffer())
+        write_sealed(self.path / RECORDS_H5, image)
 
     def finish(
         self, completion: Completion, parameters: Mapping[str, NDArray[Any]], timers: Sequence[Sequence[float]] = (),
@@ -219,7 +220,7 @@ def _write_columns(file: h5py.File, columns: Mapping[str, Sequence[object]]) -> 
     """One 1-D dataset per column along the dimension scale ``iteration``."""
     for name, values in columns.items():
         text = any(isinstance(value, str) for value in values)
-        entry = file.create_dataset(name, data=list(values), dtype=h5py.string_dtype() if text else None)
+        entry = file.create_dataset(name, data=np.char.encode(np.array(values, str), "utf-8") if text else np.array(values))
         entry.attrs["units"] = "s" if name.startswith("seconds_") else UNITS.get(name, "1")
         if name == "iteration":
             entry.make_scale(name)

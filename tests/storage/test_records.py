@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 from apts_mpi import rundir
 from apts_mpi.contracts import Status, StepInfo
 from apts_mpi.rundir import Completion, read_run
-from apts_mpi.storage import records
+from apts_mpi.storage import records, sealed
+from apts_mpi.storage.files import DataError
 from apts_mpi.storage.parameters import write_parameters
 from apts_mpi.storage.plain import write_atomic
 from apts_mpi.storage.records import RunDirectory, digest, read_parameters
+from apts_mpi.storage.sealed import write_sealed
 from apts_mpi.timing import Timers
 
 FACTS: dict[str, object] = {"seed": 3, "hosts": ["node-ä"], "note": math.nan}
@@ -150,7 +153,7 @@ def test_records_grow_line_by_line_and_the_completion_comes_last(tmp_path: Path,
         write_atomic(path, data)
 
     monkeypatch.setattr(records, "write_atomic", watched)
-    monkeypatch.setattr(records, "write_parameters", lambda path, values: order.append(path.name))
+    monkeypatch.setattr(sealed, "write_atomic", watched)
     run.finish(completion(1), PARAMETERS, timer_rows())
     assert order == ["timing.csv", "records.h5", "parameters.h5", "completion.json"]
 
@@ -331,7 +334,7 @@ def test_digest_depends_on_values_and_not_on_memory_order() -> None:
 
 
 def attack(path: Path, kind: str) -> None:
-    """Put something that is no plain data into a parameters file."""
+    """Put something that is no plain data into a parameters file, and seal it again."""
     with h5py.File(path, "a") as file:
         if kind == "external link":
             file["evil"] = h5py.ExternalLink("/etc/secret.h5", "/data")
@@ -348,11 +351,14 @@ def attack(path: Path, kind: str) -> None:
         elif kind == "external storage":
             file.create_dataset("evil", (4,), "f4", external=[("/etc/passwd", 0, 16)])
         elif kind == "shape bomb":
-            file.create_dataset("evil", (10**13,), "f4", chunks=(1024,), compression="gzip")
+            file.create_dataset("evil", (10**13,), "f4", chunks=(1024,))
+        elif kind == "gzip":
+            file.create_dataset("evil", data=np.zeros(10**6), compression="gzip")
         elif kind == "named type":
             file["evil"] = np.dtype("f4")
         elif kind == "depth":
             file.create_group("/".join("g" * 40))
+    write_sealed(path, io.BytesIO(path.read_bytes()))
 
 
 @pytest.mark.parametrize(
@@ -365,6 +371,7 @@ def attack(path: Path, kind: str) -> None:
         ("virtual", "virtual dataset"),
         ("external storage", "another file"),
         ("shape bomb", "claims 40000000000000 bytes"),
+        ("gzip", "is compressed"),
         ("named type", "neither a dataset nor a group"),
         ("depth", "at most 16 deep"),
     ],
@@ -385,7 +392,7 @@ def test_other_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no parameters"):
         read_parameters(path)
     path.write_bytes(b"no HDF5 at all")
-    with pytest.raises(OSError, match=r"parameters\.h5"):
+    with pytest.raises(DataError, match=r"parameters\.h5: cannot be read as HDF5"):
         read_parameters(path)
 
 

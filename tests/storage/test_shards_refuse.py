@@ -219,7 +219,7 @@ def test_a_path_in_the_manifest_is_not_trusted(dest: Path, name: str) -> None:
 def test_a_symbolic_link_out_of_the_folder_is_refused(dest: Path, tmp_path: Path) -> None:
     (dest / SHARD).rename(tmp_path / "elsewhere.h5")
     (dest / SHARD).symlink_to(tmp_path / "elsewhere.h5")
-    with pytest.raises(DataError, match=r"leads out of the data set's folder"):
+    with pytest.raises(DataError, match=r"leads out of its folder"):
         read(dest)
 
 
