@@ -52,13 +52,17 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
 @contextmanager
 def open_regular(path: Path, limit: int = FILE_BYTES) -> Iterator[BufferedReader]:
     """An ordinary file of at most ``limit`` bytes for reading, else DataError; a pipe does not block."""
-    with naming(path), os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
-        found = os.fstat(handle.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"{path}: is no ordinary file; put the file itself there")
+    with naming(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
+        wrong = "" if stat.S_ISREG(found.st_mode) else "is no ordinary file; put the file itself there"
         if found.st_size > limit:
-            raise DataError(f"{path}: {found.st_size} bytes are too many for this file (at most {limit}); {AGAIN}")
-        yield handle
+            wrong = f"{found.st_size} bytes are too many for this file (at most {limit}); {AGAIN}"
+        if wrong:
+            os.close(descriptor)
+            raise DataError(f"{path}: {wrong}")
+        with os.fdopen(descriptor, "rb") as handle:
+            yield handle
 
 
 @contextmanager
