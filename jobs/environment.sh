@@ -1,4 +1,4 @@
-# Sourced by jobs/laptop.sh and tests/run.sh: a virtual environment with the package and its pinned requirements.
+# Sourced by jobs/laptop.sh and tests/stages.sh: a virtual environment with the package and its pinned requirements.
 # A second call with the same setup.cfg, constraints.txt and place does nothing. Sets nothing but functions and `root`.
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
