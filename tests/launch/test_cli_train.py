@@ -39,8 +39,9 @@ def test_output_of_a_run(tmp_path: Path) -> None:
     assert len((tmp_path / "my run" / "records.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.fault(1)
 def test_numerical_failure_ends_with_3_on_all_ranks(tmp_path: Path) -> None:
-    """fault 1: finite at the start and nowhere else."""
+    """Finite at the start and nowhere else."""
     make_data(tmp_path)
     (tmp_path / "brittle.py").write_text(
         "import torch\n"
@@ -70,8 +71,9 @@ def test_what_the_user_got_wrong_ends_with_2_and_is_told_once(options: str, word
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.fault(26)
 def test_missing_shard_names_rank_and_path(tmp_path: Path) -> None:
-    """fault 26: only rank 1 needs the second file."""
+    """Only rank 1 needs the second file."""
     make_data(tmp_path, count=2)
     (tmp_path / "set" / "train-00001-of-00002.h5").unlink()
     outcome = train(tmp_path, 2, f"{COMMON} --data.overlap 0", limit=20)

@@ -108,6 +108,7 @@ def test_two_ranks_need_no_tree() -> None:
     everywhere(SIZE != 2 or comm.reductions == {"1000 float32 + scalars none": "mpi"}, comm.reductions)
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("limit", [7, 1000])
 def test_pieces_above_the_count_limit(reduction: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +178,7 @@ def test_scalars_are_exact(dtype: torch.dtype, vector: bool) -> None:
         everywhere(message.get("norm") == float(SIZE * Fraction(1e-15)))
 
 
+@pytest.mark.fault(1)
 def test_one_bad_value_is_seen_by_all_and_only_once() -> None:
     comm = MpiCommunicator(WORLD)
     message = comm.plan(3, torch.float32, CPU, ["loss", "norm"])
@@ -334,6 +336,7 @@ def test_place_on_the_node() -> None:
     everywhere(1 <= found <= before)
 
 
+@pytest.mark.fault(23)
 def test_fewer_numbers_than_ranks() -> None:
     for reduction in ("auto", "tree"):
         comm = MpiCommunicator(WORLD, reduction)

@@ -166,8 +166,9 @@ def test_local_steps_together_stay_within_the_radius(name: str, combine: str) ->
         everywhere(info.step_norm <= together * (1 + 1e-6) <= info.radius * (1 + 2e-6), (info.step_norm, together, info.radius))
 
 
+@pytest.mark.fault(23)
 def test_small_networks_on_many_ranks() -> None:
-    """fault 23: one parameter, fewer than ranks and than pairs in memory."""
+    """One parameter, fewer than ranks and than pairs in memory."""
     x = torch.linspace(-1, 1, 40).view(-1, 1)
     ours = train(nn.Linear(1, 1, bias=False), x, 3 * x, loss="mse", config=settings(stop={"epochs": 15}), comm=COMM)
     everywhere(abs(float(ours.theta) - 3) < 1e-2, ours.theta)
@@ -191,9 +192,11 @@ class Spoiled:
         return math.nan
 
 
+@pytest.mark.fault(1)
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("gradient", [False, True])
 def test_nan_on_one_rank_in_the_middle_is_rejected_by_all(gradient: bool) -> None:
-    """faults 1 and 3: the same verdict everywhere, theta stays, the radius shrinks, and the run goes on."""
+    """The same verdict everywhere, theta stays, the radius shrinks, and the run goes on."""
     solver, _ = apts(settings(), max(SIZE, 2))
     for _ in range(2):
         solver.step()
@@ -210,8 +213,9 @@ def test_nan_on_one_rank_in_the_middle_is_rejected_by_all(gradient: bool) -> Non
     everywhere(WORLD.bcast(solver.theta.numpy().tobytes()) == solver.theta.numpy().tobytes())
 
 
+@pytest.mark.fault(1)
 def test_nan_on_one_rank_for_ever_ends_the_run_with_the_last_good_theta() -> None:
-    """fault 1: K in a row."""
+    """K in a row."""
     solver, _ = apts(settings(stop={"nonfinite": 3}), max(SIZE, 2))
     solver.step()
     theta = solver.theta.clone()
@@ -222,8 +226,8 @@ def test_nan_on_one_rank_for_ever_ends_the_run_with_the_last_good_theta() -> Non
     everywhere(same_bits(theta, solver.theta))
 
 
+@pytest.mark.fault(16)
 def test_one_rank_rejects_all_its_local_steps_and_the_others_go_on() -> None:
-    """fault 16."""
     solver, _ = apts(settings(global_step={"solver": "none"}), max(SIZE, 2), samples=200)
     if RANK == VICTIM:
         Spoiled(solver, "local")
@@ -234,8 +238,8 @@ def test_one_rank_rejects_all_its_local_steps_and_the_others_go_on() -> None:
     everywhere(0 < info.local_accepted < info.local_iters and info.step_norm > 0, info)
 
 
+@pytest.mark.fault(15)
 def test_every_rank_rejects_all_its_local_steps() -> None:
-    """fault 15."""
     solver, _ = apts(settings(global_step={"solver": "none"}), SIZE, samples=200)
     Spoiled(solver, "local")
     theta, radius = solver.theta.clone(), solver.radius
@@ -253,8 +257,9 @@ def test_wall_time_of_rank_0_stops_all_in_the_same_iteration() -> None:
 # Refused before training, on all ranks with the same words.
 
 
+@pytest.mark.fault(26)
 def test_missing_shard_on_one_rank_stops_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fault 26: rank and path are named within 5 s. Each rank has a copy of the data set of its own, as on local disks."""
+    """Rank and path are named within 5 s. Each rank has a copy of the data set of its own, as on local disks."""
     mine = folder / str(RANK)
     mine.mkdir()
     shards(mine, samples=40 * SIZE, count=SIZE)
@@ -271,9 +276,10 @@ def test_missing_shard_on_one_rank_stops_all(folder: Path, monkeypatch: pytest.M
     everywhere(not (folder / "run").exists())
 
 
+@pytest.mark.fault(34)
 @pytest.mark.skipif(SIZE == 1, reason="needs another rank")
 def test_data_that_differs_on_one_rank(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fault 34: found by the fingerprint of the manifest before anything is trained."""
+    """Found by the fingerprint of the manifest before anything is trained."""
     mine = folder / str(RANK)
     mine.mkdir()
     shards(mine, samples=60 + (RANK == VICTIM))
@@ -282,10 +288,11 @@ def test_data_that_differs_on_one_rank(folder: Path, monkeypatch: pytest.MonkeyP
         run_training(settings(data={"path": "set"}, run={"dir": str(folder / "run")}), COMM)
 
 
+@pytest.mark.fault(49)
 @pytest.mark.skipif(SIZE == 1, reason="needs another rank")
 @pytest.mark.parametrize("what", ["seed", "device", "inputs", "test", "no test"])
 def test_arguments_that_differ_on_one_rank(what: str) -> None:
-    """fault 49, in library use, where nothing is parsed by one rank for all."""
+    """In library use, where nothing is parsed by one rank for all."""
     odd = RANK == VICTIM
     config = settings(run={"seed": 7} if odd and what == "seed" else {"device": "auto"} if odd and what == "device" else {})
     (x, y), test = task(), task(50, seed=5)
@@ -298,6 +305,8 @@ def test_arguments_that_differ_on_one_rank(what: str) -> None:
         train(network(), x, y, test=None if odd and what == "no test" else test, config=config, comm=COMM)
 
 
+@pytest.mark.fault(21)
+@pytest.mark.fault(49)
 @pytest.mark.skipif(SIZE == 1, reason="needs another rank")
 @pytest.mark.parametrize("name", ["0.weight", "mask"])
 def test_frozen_parts_that_differ_on_one_rank(name: str) -> None:
@@ -311,10 +320,12 @@ def test_frozen_parts_that_differ_on_one_rank(name: str) -> None:
         train(model, *task(), config=settings(), comm=COMM)
 
 
+@pytest.mark.fault(21)
+@pytest.mark.fault(49)
 @pytest.mark.skipif(SIZE == 1, reason="needs another rank")
 @pytest.mark.parametrize("frozen", [False, True])
 def test_layout_that_differs_on_one_rank(frozen: bool) -> None:
-    """faults 21, 49: other widths, or a parameter frozen here and not there."""
+    """Other widths, or a parameter frozen here and not there."""
     model = network(hidden=8 if frozen or RANK != VICTIM else 9)
     if frozen and RANK == VICTIM:
         model[0].bias.requires_grad_(False)
@@ -322,8 +333,9 @@ def test_layout_that_differs_on_one_rank(frozen: bool) -> None:
         train(model, *task(), config=settings(), comm=COMM)
 
 
+@pytest.mark.fault(4)
 def test_inputs_not_finite_on_one_rank_are_found_at_the_start() -> None:
-    """fault 4: the rank is named."""
+    """The rank is named."""
     x, y = task()
     row = 240 * (VICTIM + 1) // SIZE - 1  # the last of its block
     x[row, 2] = math.nan
@@ -332,8 +344,9 @@ def test_inputs_not_finite_on_one_rank_are_found_at_the_start() -> None:
         train(network(), x, y, config=settings(data={"overlap": 0.0}), comm=COMM)
 
 
+@pytest.mark.fault(4)
 def test_parameter_not_finite_is_named() -> None:
-    """fault 4: rank 0's parameters are everybody's."""
+    """Rank 0's parameters are everybody's."""
     model = network()
     if RANK == 0:
         with torch.no_grad():
@@ -348,12 +361,12 @@ def test_parameters_of_rank_0_are_everybodys() -> None:
     everywhere(ours.steps[0].loss == pytest.approx(serial.steps[0].loss, rel=1e-6), ours.steps[0].loss)
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize(("subdomains", "samples", "words"), [
     (13, 12, "13 subdomains need at least as many samples, the data set has 12"),
     (SIZE - 1, 12, f"{SIZE} ranks share {SIZE - 1} subdomains; use at least one subdomain per rank"),
 ])  # fmt: skip
 def test_counts_that_do_not_fit_are_refused(subdomains: int, samples: int, words: str) -> None:
-    """fault 27."""
     if subdomains == 0:
         pytest.skip("0 stands for one per rank")
     x, y = task(samples)

@@ -101,8 +101,8 @@ def test_point_copies_nothing_and_adds_to_the_gradient() -> None:
     assert parameters[0].grad is not None and parameters[0].grad.data_ptr() == grad.data_ptr()
 
 
+@pytest.mark.fault(20)
 def test_tied_weights_are_once_in_the_vector_with_the_gradient_of_both_uses() -> None:
-    """fault 20."""
     model = flat(Tied())
     assert model.n_params == 9 + 3 + 3
     assert [slot.name for slot in model.slots] == ["first.weight", "first.bias", "second.bias"]
@@ -112,8 +112,9 @@ def test_tied_weights_are_once_in_the_vector_with_the_gradient_of_both_uses() ->
     assert isinstance(model.module, Tied) and model.module.first.weight is model.module.second.weight
 
 
+@pytest.mark.fault(22)
 def test_odd_parameters_lie_in_the_vector_in_logical_order() -> None:
-    """fault 22: transposed, strided, of mixed dtypes."""
+    """Transposed, strided, of mixed dtypes."""
     module = Odd()
     wanted = [module.transposed.detach().double().reshape(-1), module.strided.detach().double(), module.coarse.detach().double()]
     model = flat(module)
@@ -123,8 +124,8 @@ def test_odd_parameters_lie_in_the_vector_in_logical_order() -> None:
     assert torch.allclose(gradient(model, theta, x), difference_quotient(model, theta, x), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.fault(21)
 def test_frozen_stay_and_unused_have_no_gradient() -> None:
-    """fault 21."""
     model = flat(Odd())
     theta = model.initial()
     grad = gradient(model, theta, torch.randn(5, 4, dtype=torch.float64))
@@ -135,7 +136,7 @@ def test_frozen_stay_and_unused_have_no_gradient() -> None:
 
 
 def test_layout_speaks_of_names_shapes_and_dtype_not_of_values() -> None:
-    """fault 21: equal on all ranks whatever the values, different as soon as the vector means something else."""
+    """Equal on all ranks whatever the values, different as soon as the vector means something else."""
     frozen = Odd()
     frozen.unused.requires_grad_(False)
     assert flat(Odd()).layout == flat(Odd(shift=1.0)).layout
@@ -143,8 +144,8 @@ def test_layout_speaks_of_names_shapes_and_dtype_not_of_values() -> None:
     assert len({flat(Odd()).layout, *(model.layout for model in others)}) == 6
 
 
+@pytest.mark.fault(23)
 def test_one_parameter() -> None:
-    """fault 23."""
     model = flat(nn.Linear(1, 1, bias=False))
     theta = torch.tensor([3.0], dtype=torch.float64)
     assert gradient(model, theta, torch.tensor([[2.0]], dtype=torch.float64)).tolist() == [24.0]
@@ -163,13 +164,14 @@ def test_restore_gives_the_module_parameters_of_its_own() -> None:
     assert len(copy.deepcopy(model.module).state_dict()) == 2
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(2), nn.BatchNorm2d(2), nn.SyncBatchNorm(2), nn.LazyBatchNorm1d()])
 def test_batch_norm_is_refused_by_name(layer: nn.Module) -> None:
-    """fault 19."""
     with pytest.raises(ValueError, match=r"layer 'body\.1' is a BatchNorm: .*use GroupNorm or LayerNorm"):
         flat(nn.ModuleDict({"body": nn.Sequential(nn.Linear(2, 2), layer)}))
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
 def test_parameters_without_a_real_gradient_are_refused_by_name(dtype: torch.dtype) -> None:
     module = nn.Linear(2, 2)

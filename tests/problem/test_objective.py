@@ -28,7 +28,7 @@ def selected(batch: int, chosen: tuple[int, int], **options: int) -> Case:
 @pytest.mark.parametrize(("batch", "chosen"), SELECTED)
 @pytest.mark.parametrize(("subdomains", "ranks"), [(1, 1), (3, 1), (3, 2), (7, 3)])
 def test_owned_shares_of_all_subdomains_sum_to_f(subdomains: int, ranks: int, batch: int, chosen: tuple[int, int]) -> None:
-    """Also with 61 samples over 7 subdomains, which are uneven (fault 28)."""
+    """Also with 61 samples over 7 subdomains, which are uneven."""
     value, grad, weights = 0.0, 0.0, 0.0
     for rank in range(ranks):
         this = selected(batch, chosen, subdomains=subdomains, ranks=ranks, rank=rank)
@@ -167,8 +167,9 @@ def wide(loss: object, count: int = 1000) -> DataObjective:
     return this
 
 
+@pytest.mark.fault(17)
 def test_losses_of_a_hundred_million_are_summed_exactly() -> None:
-    """fault 17: float32 near 1e8 has a spacing of 8; the mean over samples keeps what is below it."""
+    """Float32 near 1e8 has a spacing of 8; the mean over samples keeps what is below it."""
     steps = 8 * np.random.default_rng(0).integers(0, 1000, 1000)
     losses = torch.tensor(1e8 + steps, dtype=torch.float32)
     assert losses.double().tolist() == (1e8 + steps).tolist()

@@ -148,8 +148,8 @@ def test_a_rank_needs_its_block_and_the_neighbours_head(samples: int, subdomains
                 assert subdomains == 1 or set(wanted.tolist()) <= held
 
 
+@pytest.mark.fault(27)
 def test_a_minibatch_too_small_for_the_subdomains_is_refused() -> None:
-    """fault 27."""
     with pytest.raises(ValueError, match=r"data.batch = 5 over 10 subdomains leaves a subdomain without samples"):
         plan(100, 10, batch=5, overlap=0.0, seed=0)
 

@@ -164,10 +164,13 @@ class Broken:
         return self.value
 
 
+@pytest.mark.fault(1)
+@pytest.mark.fault(2)
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nonfinite_trials_are_rejected_and_end_the_run(value: float, grad: bool) -> None:
-    """faults 1, 2, 3: rejected, radius shrunk, last good theta kept, K in a row end the run."""
+    """Rejected, radius shrunk, last good theta kept, K in a row end the run."""
     fast, _ = solver(settings(stop={"nonfinite": 3}), 2)
     fast.step()
     Broken(fast, value, 0, grad)
@@ -186,8 +189,9 @@ def test_nonfinite_start_is_a_status() -> None:
     assert torch.equal(theta, fast.theta)
 
 
+@pytest.mark.fault(6)
 def test_zero_gradient_is_stationary() -> None:
-    """fault 6: a network whose last layer sees nothing and answers evenly, on even labels of two classes."""
+    """A network whose last layer sees nothing and answers evenly, on even labels of two classes."""
     x, _ = data(32)
     fast, _ = solver(settings(), 2, tensors=(x, torch.arange(32) % 2), overlap=0.0)
     fast.theta.zero_()
@@ -196,8 +200,9 @@ def test_zero_gradient_is_stationary() -> None:
     assert info.status is Status.STATIONARY and info.grad_norm == 0 and info.local_iters == 0 and info.step_norm == 0
 
 
+@pytest.mark.fault(15)
 def test_every_local_step_rejected() -> None:
-    """fault 15: nothing moves, the ball shrinks, the global step goes on."""
+    """Nothing moves, the ball shrinks, the global step goes on."""
     fast, _ = solver(settings(local={"iters": 1}, trust_region={"radius_init": 4.0, "radius_max": 4.0, "eta1": 0.9999, "eta2": 0.99999}), 3)
     info = fast.step()
     assert info.local_accepted == 0 and info.step_norm == 0 and not info.accepted
@@ -236,8 +241,8 @@ def test_a_subdomain_recovers_from_a_radius_below_rounding() -> None:
     assert max(moved) > 0
 
 
+@pytest.mark.fault(28)
 def test_uneven_subdomains_give_the_serial_gradient() -> None:
-    """fault 28."""
     one, _ = solver(settings(), 1, samples=61)
     seven, _ = solver(settings(), 7, samples=61)
     a, b = one._begin(0, 0), seven._begin(0, 0)

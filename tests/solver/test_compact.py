@@ -42,6 +42,8 @@ def model_of(case: Case, cut: float = CUT) -> tuple[Gram, Spectrum]:
     return gram, spectrum(gram, sr1(gram, case.gamma, NOISE), NOISE, cut, case.steps.shape[1])
 
 
+@pytest.mark.fault(8)
+@pytest.mark.fault(9)
 @pytest.mark.timeout(3600)
 @given(memories())
 @cases(0.1)
@@ -75,6 +77,9 @@ def test_recursion_is_the_formula_when_nothing_is_skipped(case: Case) -> None:
     assert np.abs(b - expected).max() <= 1e-9 * (np.abs(expected).max() + terms)
 
 
+@pytest.mark.fault(8)
+@pytest.mark.fault(9)
+@pytest.mark.fault(11)
 @pytest.mark.timeout(3600)
 @given(memories())
 @cases(0.12)
@@ -90,6 +95,8 @@ def test_step_is_optimal_for_the_matrix_of_the_spectrum(case: Case) -> None:
     check_step(case, gram, model, b, tolerance=max(1e-6, math.sqrt(model.noise)))
 
 
+@pytest.mark.fault(8)
+@pytest.mark.fault(11)
 @pytest.mark.timeout(3600)
 @given(memories())
 @cases(0.13)
@@ -139,6 +146,7 @@ def unreachable(case: Case, model: Spectrum) -> bool:
     return all(np.linalg.norm(o) <= 1e-3 * np.linalg.norm(v) for o, v in zip(outside, (case.grad, *case.steps), strict=True))
 
 
+@pytest.mark.fault(11)
 def test_gamma_leftmost_without_gradient_uses_a_row_of_s() -> None:
     steps, changes = np.array([[1.0, 1.0, 0.0]]), np.array([[3.0, -1.0, 0.0]])  # psi = (4, 0, 0) at gamma = -1
     case = Case(steps, changes, -1.0, np.array([1.0, 0.0, 0.0]), 5.0)
@@ -151,6 +159,7 @@ def test_gamma_leftmost_without_gradient_uses_a_row_of_s() -> None:
     assert kkt_residual(b, case.grad, s, solution.sigma, 5.0) <= 1e-12
 
 
+@pytest.mark.fault(11)
 def test_gamma_leftmost_and_no_row_outside_leaves_the_step_in_the_span() -> None:
     steps, changes = np.array([[1.0, 0.0, 0.0]]), np.array([[3.0, 0.0, 0.0]])
     case = Case(steps, changes, -1.0, np.array([1.0, 0.0, 0.0]), 5.0)
@@ -160,6 +169,7 @@ def test_gamma_leftmost_and_no_row_outside_leaves_the_step_in_the_span() -> None
     assert s == pytest.approx([-1 / 3, 0, 0]) and solution.predicted == pytest.approx(1 / 6)
 
 
+@pytest.mark.fault(8)
 def test_collinear_directions_are_dropped_at_the_cut() -> None:
     steps = np.array([[1.0, 0.0, 0.0], [1.0, 1e-3, 0.0]])
     changes = steps @ np.diag([2.0, 5.0, 1.0])
@@ -178,6 +188,8 @@ def test_non_finite_products_give_a_flagged_zero_step(bad: float) -> None:
         assert weights.grad == 0 and not weights.s.any() and not weights.y.any()
 
 
+@pytest.mark.fault(8)
+@pytest.mark.fault(10)
 def test_overflowing_gram_matrix_falls_back_to_gamma() -> None:
     gram = Gram(np.full((1, 1), 1e300), np.full((1, 1), 1e300), np.full((1, 1), np.inf))
     model = spectrum(gram, sr1(gram, 1.0, NOISE), NOISE, CUT, 5)

@@ -56,6 +56,8 @@ RUNS = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.fault(8)
+@pytest.mark.fault(9)
 @pytest.mark.timeout(3600)
 @given(RUNS)
 @cases(0.08)
@@ -235,6 +237,7 @@ def test_float32_step_stays_within_the_radius(radius: float, cut: float) -> None
         grad = grad_new
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_gradient_never_enters_the_memory(bad: float) -> None:
     model, grad = filled(40, 3, 2)
@@ -257,6 +260,7 @@ def test_non_finite_gradient_at_the_start_gives_a_flagged_zero_step() -> None:
     assert not step.finite and step.predicted == step.norm == 0 and not step.vector.any()
 
 
+@pytest.mark.fault(9)
 def test_useless_pairs_are_refused_and_counted() -> None:
     model, grad = filled(20, 3, 2)
     zero, one = torch.zeros_like(grad), torch.ones_like(grad)
@@ -275,6 +279,7 @@ def test_rejected_pair_leaves_the_step_and_the_gradient_alone() -> None:
     assert torch.equal(first.vector, norm)
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize(("change", "expected"), [(1e-12, 1e-8), (1e12, 1e8), (2.0, 2.0), (-2.0, 1.0)])
 def test_gamma_is_clamped_and_needs_positive_curvature(change: float, expected: float) -> None:
     model = LSR1(4, 2, torch.float64, CPU)
@@ -284,6 +289,7 @@ def test_gamma_is_clamped_and_needs_positive_curvature(change: float, expected: 
     assert model.gamma == pytest.approx(expected)
 
 
+@pytest.mark.fault(25)
 def test_memory_zero_learns_gamma_alone() -> None:
     model, grad = filled(10, 0, 3)
     assert model.count == 0 and model.gamma != 1.0
@@ -292,6 +298,7 @@ def test_memory_zero_learns_gamma_alone() -> None:
     assert step.predicted == pytest.approx(float(grad @ grad) / (2 * model.gamma))
 
 
+@pytest.mark.fault(6)
 def test_gradient_zero_is_a_zero_step() -> None:
     for model in (LSR1(6, 2, torch.float32, CPU), FirstOrder(6, torch.float32, CPU)):
         grad = torch.zeros(6)

@@ -18,6 +18,8 @@ REAL = st.floats(-1e3, 1e3).map(lambda x: x if abs(x) > 1e-30 else 0.0)  # squar
 TAME = st.one_of(st.sampled_from((0.0, 1.0, -1.0, 2.0, 1e-9, -1e-9, 1e-30)), REAL)
 
 
+@pytest.mark.fault(11)
+@pytest.mark.fault(12)
 @pytest.mark.timeout(3600)
 @given(st.lists(st.tuples(TAME, TAME), min_size=1, max_size=8), st.floats(1e-6, 1e6))
 @cases(0.35)
@@ -36,6 +38,7 @@ def test_solution_is_optimal(pairs: list[tuple[float, float]], radius: float) ->
     assert solution.hits_boundary == (solution.step_norm >= radius * (1 - 1e-8))
 
 
+@pytest.mark.fault(12)
 @pytest.mark.timeout(3600)
 @given(st.lists(st.tuples(ANY, ANY), min_size=0, max_size=5), ANY)
 @cases(0.12)
@@ -59,6 +62,7 @@ def test_interior_newton_point() -> None:
     assert solution.predicted == pytest.approx(3.0)
 
 
+@pytest.mark.fault(11)
 def test_hard_case_adds_the_leftmost_eigenvector() -> None:
     solution = solve(np.array([1.0, -1.0]), np.array([1.0, 0.0]), 2.0)
     assert solution.hard_case and solution.hits_boundary
@@ -67,6 +71,7 @@ def test_hard_case_adds_the_leftmost_eigenvector() -> None:
     assert abs(solution.coefficients[1]) == pytest.approx(math.sqrt(4 - 0.25))
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("tiny", [1e-300, 1e-30, 1e-16, 1e-8])
 def test_nearly_hard_case(tiny: float) -> None:
     solution = solve(np.array([1.0, -1.0]), np.array([1.0, tiny]), 2.0)

@@ -35,6 +35,7 @@ def test_rule_of_the_ratio(actual: float, boundary: bool, accepted: bool, radius
     assert new == radius
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("actual", [math.nan, math.inf, -math.inf])
 def test_non_finite_value_is_rejected_and_shrunk(actual: float) -> None:
     verdict, radius = after(actual, 1.0)
@@ -46,12 +47,14 @@ def test_non_finite_gradient_is_rejected_and_shrunk() -> None:
     assert verdict.nonfinite and not verdict.accepted and radius == 0.5
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("predicted", [0.0, -1.0, math.nan, math.inf])
 def test_useless_prediction_is_rejected_and_shrunk(predicted: float) -> None:
     verdict, radius = after(0.9, predicted)
     assert not (verdict.accepted or verdict.converged or verdict.nonfinite) and radius == 0.5
 
 
+@pytest.mark.fault(13)
 def test_prediction_below_rounding_is_converged_not_accepted() -> None:
     verdict, radius = after(1e-3, 0.5 * EPS * 100, loss=100.0)
     assert verdict.converged and not verdict.accepted and radius == 1.0
@@ -59,6 +62,7 @@ def test_prediction_below_rounding_is_converged_not_accepted() -> None:
     assert after(1e-30, 1e-30, loss=0.0)[0].accepted
 
 
+@pytest.mark.fault(14)
 @given(st.lists(st.tuples(st.floats(allow_nan=True), st.floats(allow_nan=True), st.booleans(), st.booleans()), max_size=30))
 @cases(0.05)
 def test_radius_stays_within_its_bounds(trials: list[tuple[float, float, bool, bool]]) -> None:

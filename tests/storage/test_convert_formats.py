@@ -171,6 +171,7 @@ def test_npz(tmp_path: Path, form: str) -> None:
     assert_holds(tmp_path / "set", raw, seed=4)
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("dtype", [">f8", "<f2", "<i8", "u2", "?"])
 def test_npz_other_types_and_byte_orders_become_float32(tmp_path: Path, dtype: str) -> None:
     raw = {key: value.astype(dtype) if key[0] == "x" else value.astype(">i2") for key, value in numbered().items()}
@@ -193,6 +194,8 @@ def labelled(values: list[Any], dtype: str = "f8") -> dict[str, Any]:
     return {"x": np.zeros((len(values), 2), np.float32), "y": np.array(values, dtype)}
 
 
+@pytest.mark.fault(29)
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(
     ("arrays", "options", "words"),
     [

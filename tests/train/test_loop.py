@@ -77,8 +77,8 @@ def test_gradient_norm_later() -> None:
     assert result.status is Status.GRADIENT and result.steps[-1].grad_norm <= 0.05 < result.steps[-2].grad_norm
 
 
+@pytest.mark.fault(6)
 def test_stationary_start() -> None:
-    """fault 6."""
     result = run(Scalar(0.0), EIGHT, "mse")
     assert result.status is Status.STATIONARY and result.exit_code == 0
     assert len(result.steps) == 1 and result.loss == 0 and float(result.theta) == 0
@@ -92,12 +92,14 @@ def test_converged_at_the_minimum_of_a_quadratic() -> None:
     assert float(result.theta) == pytest.approx(3.5, abs=1e-3)
 
 
+@pytest.mark.fault(13)
 def test_converged() -> None:
     """f = 1e6 + w^2: what is left to gain vanishes in the rounding of f long before the gradient does."""
     result = run(Scalar(0.1), EIGHT, lambda outputs, targets: 1e6 + outputs[:, 0] ** 2, stop={"epochs": 50})
     assert result.status is Status.CONVERGED and result.exit_code == 0 and len(result.steps) < 50
 
 
+@pytest.mark.fault(14)
 def test_radius_at_its_lower_bound() -> None:
     """Every step of length 1 jumps over the narrow valley."""
     result = run(
@@ -114,8 +116,9 @@ def test_wall_time() -> None:
     assert later.status is Status.WALL_TIME and len(later.steps) > 1 and 0.3 <= later.seconds < 5
 
 
+@pytest.mark.fault(1)
 def test_nonfinite_trials_in_a_row() -> None:
-    """fault 1: f is nan for w <= 0.05; steps from w = 1 land there until the limit on such trials ends the run."""
+    """f is nan for w <= 0.05; steps from w = 1 land there until the limit on such trials ends the run."""
     result = run(
         Scalar(1.0), EIGHT, lambda outputs, targets: torch.where(outputs > 0.05, outputs, torch.nan)[:, 0],
         trust_region={"radius_init": 8.0}, global_step={"solver": "first"}, stop={"nonfinite": 3},

@@ -111,8 +111,9 @@ def test_training_goes_on_where_it_ended() -> None:
     assert second.steps[0].loss == pytest.approx(first.loss, rel=1e-6) and second.loss < first.loss
 
 
+@pytest.mark.fault(17)
 def test_losses_of_a_hundred_million_in_float32() -> None:
-    """fault 17: the run takes its steps and no rounding of f is taken for a decrease."""
+    """The run takes its steps and no rounding of f is taken for a decrease."""
     x, _ = task()
     targets = torch.full((len(x),), 1e4)
     result = train_here(nn.Linear(INPUTS, 1), x, targets, loss="mse", config=settings(stop={"epochs": 10}))
@@ -120,8 +121,10 @@ def test_losses_of_a_hundred_million_in_float32() -> None:
     assert all(info.loss_new <= info.loss for info in result.steps) and sum(info.accepted for info in result.steps) >= 5
 
 
+@pytest.mark.fault(20)
+@pytest.mark.fault(21)
 def test_odd_networks_train() -> None:
-    """faults 20, 21, 23: tied weights, frozen and unused parameters, a single one."""
+    """Tied weights, frozen and unused parameters, a single one."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -143,9 +146,9 @@ def test_odd_networks_train() -> None:
     assert float(one.theta) == pytest.approx(3, abs=1e-3)
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("memory", [0, 1, 50])
 def test_memory_of_any_length(memory: int) -> None:
-    """fault 25."""
     config = settings(local={"memory": memory}, global_step={"memory": memory}, stop={"epochs": 4})
     result = train_here(network(), *task(), config=config)
     assert result.loss < result.steps[0].loss
@@ -154,6 +157,7 @@ def test_memory_of_any_length(memory: int) -> None:
 # What is refused.
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(("inputs", "targets", "test"), [(10, 9, None), (0, 0, None), (10, 10, (4, 5)), (10, 10, (0, 0))])
 def test_lengths_that_do_not_fit(inputs: int, targets: int, test: tuple[int, int] | None) -> None:
     x, y = task()
@@ -196,24 +200,25 @@ def test_unknown_loss_names_the_known_ones() -> None:
         train_here(network(), *task(), loss="hinge")
 
 
+@pytest.mark.fault(27)
 def test_more_subdomains_than_samples() -> None:
-    """fault 27."""
     x, y = task()
     with pytest.raises(SetupError, match="7 subdomains need at least as many samples, the data set has 6"):
         train_here(network(), x[:6], y[:6], config=settings(solver={"subdomains": 7}))
     assert train_here(network(), x[:6], y[:6], config=settings(solver={"subdomains": 6}, stop={"epochs": 2})).exit_code == 0
 
 
+@pytest.mark.fault(18)
 def test_dropout_is_found_at_the_start() -> None:
-    """fault 18: refused in training mode, harmless in evaluation mode."""
+    """Refused in training mode, harmless in evaluation mode."""
     model = nn.Sequential(nn.Linear(INPUTS, 8), nn.Dropout(0.5), nn.Linear(8, CLASSES))
     with pytest.raises(SetupError, match=r"random at fixed parameters \(layers 1\): loss .*; switch dropout off"):
         train_here(model, *task())
     assert train_here(model.eval(), *task()).status is Status.EPOCHS
 
 
+@pytest.mark.fault(18)
 def test_a_module_that_is_random_in_its_own_way_is_found() -> None:
-    """fault 18."""
 
     class Noisy(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
@@ -223,15 +228,15 @@ def test_a_module_that_is_random_in_its_own_way_is_found() -> None:
         train_here(Noisy(INPUTS, CLASSES), *task())
 
 
+@pytest.mark.fault(19)
 def test_batch_norm_is_refused() -> None:
-    """fault 19."""
     with pytest.raises(SetupError, match="layer '1' is a BatchNorm"):
         train_here(nn.Sequential(nn.Linear(INPUTS, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES)), *task())
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_parameter_not_finite_at_the_start_is_named(bad: float) -> None:
-    """fault 4."""
     model = network()
     with torch.no_grad():
         model[2].bias[1] = bad
@@ -239,9 +244,11 @@ def test_parameter_not_finite_at_the_start_is_named(bad: float) -> None:
         train_here(model, *task())
 
 
+@pytest.mark.fault(4)
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_inputs_and_targets_not_finite_at_the_start(bad: float) -> None:
-    """fault 4: the first such sample of all that the rank holds."""
+    """The first such sample of all that the rank holds."""
     x, _ = task()
     broken, targets = x.clone(), x[:, :1].clone()
     broken[200, 2] = broken[239, 0] = bad
@@ -289,6 +296,7 @@ def test_arrays_small_labels_and_inputs_with_a_history() -> None:
         assert torch.equal(train_here(network(), inputs, labels).theta, wanted)
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_integer_inputs_are_no_tokens_unless_embedded(dtype: torch.dtype) -> None:
     x = torch.randint(0, 9, (60, INPUTS)).to(dtype)
@@ -467,9 +475,10 @@ def test_the_callers_tensors_stay_as_they_are() -> None:
     assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("label", [-1, 3])
 def test_label_out_of_range_names_the_sample(label: int) -> None:
-    """fault 29, for tensors: before the first iteration, with the sample's number."""
+    """For tensors: before the first iteration, with the sample's number."""
     torch.manual_seed(0)
     x, y = torch.randn(200, 4), torch.arange(200) % 3
     y[150] = label

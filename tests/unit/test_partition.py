@@ -36,8 +36,8 @@ def test_every_rank_gets_subdomains_if_the_counts_pass(subdomains: int, ranks: i
     assert all(len(block(subdomains, ranks, rank)) for rank in range(ranks))
 
 
+@pytest.mark.fault(27)
 def test_more_subdomains_than_samples_are_refused() -> None:
-    """fault 27."""
     check_counts(5, 5, 1)
     with pytest.raises(ValueError, match="6 subdomains need at least as many samples, the data set has 5"):
         check_counts(5, 6, 1)
