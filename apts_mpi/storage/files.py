@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from apts_mpi.regular import DataError, read_bytes
 
-class DataError(ValueError):
-    """A file or an argument is not what it should be; the message names it and says what to do."""
+__all__ = ["DataError", "digest_of", "file_hash", "read_json", "replacing", "require_room", "sync", "write_json"]
 
 
 def file_hash(path: Path, algorithm: str = "sha256") -> str:
@@ -67,9 +67,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path, limit: int = 64 << 20) -> Any:
     """The content of a JSON file of at most ``limit`` bytes; DataError unless it can be read."""
     try:
-        if path.stat().st_size > limit:
-            raise DataError(f"{path}: {path.stat().st_size} bytes are too many for this file (at most {limit})")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path, limit).decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file ({error}); make the data set again or copy it again") from error
 

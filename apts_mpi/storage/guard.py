@@ -14,21 +14,13 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5z
 
-from apts_mpi.storage.files import DataError
+from apts_mpi.regular import DataError, inside
 from apts_mpi.storage.manifest import Manifest, Shard
 
 CHUNK_LIMIT = 4 << 20  # bytes; a chunk is read whole, so its claimed size is memory
 _ATTRIBUTE_LIMIT = 1 << 16
 # What h5py raises for damaged files, by the place of the damage.
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
-
-
-def inside(folder: Path, name: str) -> Path:
-    """``folder / name``, refused if it leads out of the folder, by its spelling or by a symbolic link."""
-    path = folder / name
-    if Path(name).name != name or path.resolve().parent != folder.resolve():
-        raise DataError(f"{path}: leads out of its folder; put the file itself there")
-    return path
 
 
 def open_shard(folder: Path, manifest: Manifest, shard: Shard) -> h5py.File:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from apts_mpi.storage.files import DataError, digest_of, read_json
+from apts_mpi.regular import DataError, inside
+from apts_mpi.storage.files import digest_of, read_json
 
 FORMAT = 1  # of the shards and of this file
 NAME = "manifest.json"
@@ -153,7 +154,7 @@ def load_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise DataError(_missing(folder))
     try:
-        manifest = parse(Manifest, read_json(path))
+        manifest = parse(Manifest, read_json(inside(folder, NAME)))
     except DataError as error:
         raise DataError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
     assert isinstance(manifest, Manifest)

@@ -13,9 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from apts_mpi.regular import DataError, inside
 from apts_mpi.rundir import PARAMETERS
-from apts_mpi.storage.files import DataError
-from apts_mpi.storage.guard import inside
 from apts_mpi.storage.plain import attribute, open_plain, values
 from apts_mpi.storage.sealed import is_sealed, new_file, open_sealed, write_sealed
 

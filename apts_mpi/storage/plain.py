@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -20,7 +19,9 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5l, h5o, h5t, h5z
 
-from apts_mpi.storage.files import DataError, replacing
+from apts_mpi.regular import AGAIN, DataError, open_regular
+from apts_mpi.regular import naming as naming
+from apts_mpi.storage.files import replacing
 from apts_mpi.storage.guard import HDF5_ERRORS
 
 MEMBERS_MAX = 20_000  # groups and datasets in one file
@@ -31,38 +32,12 @@ FILE_BYTES = 1 << 34  # of a file whose size nobody knows beforehand: 16 GiB
 RANKS_MAX = 8  # dimensions
 FILTERS = (h5z.FILTER_FLETCHER32, h5z.FILTER_SHUFFLE)  # neither makes values larger than what is stored
 CLASSES = (h5t.INTEGER, h5t.FLOAT, h5t.STRING)
-AGAIN = "copy it again, or take another one"
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Make every OSError inside name ``path``, the file that a person knows."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Replace ``path`` by ``data`` as a whole or not at all; OSError names ``path``."""
     with naming(path), replacing(path) as temporary:
         temporary.write_bytes(data)
-
-
-@contextmanager
-def open_regular(path: Path, limit: int = FILE_BYTES) -> Iterator[BufferedReader]:
-    """An ordinary file of at most ``limit`` bytes for reading, else DataError; a pipe does not block."""
-    with naming(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        found = os.fstat(descriptor)
-        wrong = "" if stat.S_ISREG(found.st_mode) else "is no ordinary file; put the file itself there"
-        if found.st_size > limit:
-            wrong = f"{found.st_size} bytes are too many for this file (at most {limit}); {AGAIN}"
-        if wrong:
-            os.close(descriptor)
-            raise DataError(f"{path}: {wrong}")
-        with os.fdopen(descriptor, "rb") as handle:
-            yield handle
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import h5py
 
-from apts_mpi.storage.files import DataError
-from apts_mpi.storage.plain import AGAIN, FILE_BYTES, open_regular, reading, write_atomic
+from apts_mpi.regular import AGAIN, DataError, open_regular
+from apts_mpi.storage.plain import FILE_BYTES, reading, write_atomic
 
 BLOCK = 512  # bytes of the user block, the smallest that HDF5 has
 MARK = b"apts-mpi sealed HDF5 file"
@@ -60,7 +60,7 @@ def open_sealed(path: Path, limit: int = FILE_BYTES) -> Iterator[h5py.File]:
 
 def is_sealed(path: Path) -> bool:
     """Whether the file says that it has a seal; OSError or DataError name the file."""
-    with open_regular(path) as handle:
+    with open_regular(path, FILE_BYTES) as handle:
         return handle.read(len(MARK)) == MARK
 
 

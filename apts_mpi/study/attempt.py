@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import platform
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from apts_mpi.lock import LockError, RunLock
 from apts_mpi.study.plan import Run
 
 NUMERICAL = 3  # exit code of a run that met too many numbers that are not finite
@@ -42,24 +44,18 @@ def replace_file(path: Path, text: str) -> None:
 
 
 @contextmanager
-def held(run: Run) -> Iterator[str]:
+def held(run: Run, say: Callable[[str], None] = warnings.warn) -> Iterator[str]:
     """Keep other jobs from making the same run meanwhile; gives the words of who does, empty if it is us."""
     path = run.folder.with_name(run.id + ".lock")
-    own = f"{platform.node()} {os.getpid()} {os.environ.get('SLURM_JOB_ID', '-')}"
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(own)
-    except FileExistsError:
-        other = path.read_text(encoding="utf-8").split()
-        gone = len(other) == 3 and other[0] == platform.node() and not Path(f"/proc/{other[1]}").exists()
-        if not gone:
-            yield f"is being made by {' '.join(other)} (host, process, job); if that is over, delete {path}"
-            return
-        replace_file(path, own)
+        lock = RunLock.take(path, math.inf, say)  # a run may take hours in which nobody touches the file
+    except LockError as error:
+        yield str(error.strerror)
+        return
     try:
         yield ""
     finally:
-        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def read_attempt(run: Run) -> Attempt | None:

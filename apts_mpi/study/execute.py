@@ -107,7 +107,7 @@ class Executor:
 
     def _one(self, run: Run) -> Attempt:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with held(run) as other:
+        with held(run, self._say) as other:
             return Attempt(run.id, TAKEN, 0.0, 0.0, False, platform.node(), "", other) if other else self._make(run)
 
     def _make(self, run: Run) -> Attempt:
