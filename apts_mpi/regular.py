@@ -57,7 +57,7 @@ def open_regular(path: Path, limit: int) -> Iterator[BufferedReader]:
 def read_bytes(path: Path, limit: int = TEXT_BYTES) -> bytes:
     """The content of an ordinary file of at most ``limit`` bytes; OSError or DataError name it."""
     with open_regular(path, limit) as handle:
-        return handle.read(limit)
+        return handle.read(os.fstat(handle.fileno()).st_size)  # which sets aside as much as it is given
 
 
 def read_object(path: Path, limit: int = 64 << 20) -> dict[str, Any]:
