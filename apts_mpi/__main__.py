@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from apts_mpi import cli
+from apts_mpi.interrupt import held
 from apts_mpi.settings import SettingsError
 
 
@@ -16,7 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = cli.parse(sys.argv[1:] if argv is None else list(argv))
     except (cli.UsageError, SettingsError) as error:
         command = cli.refuse(error)
-    return in_parallel(command) if command.parallel else alone(command)
+    if not command.parallel:
+        return alone(command)
+    with held():
+        return in_parallel(command)
 
 
 def alone(command: cli.Command) -> int:

@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
@@ -27,6 +28,20 @@ def deadline(environ: Mapping[str, str]) -> tuple[float, str]:
         return time.monotonic() + left, ""
     why = "is no time" if math.isnan(left) else "is past" if left <= 0 else "is more than ten years away"
     return math.inf, f"{END}={text[:40]} {why}: the end of the job is not known"
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Keep SIGUSR1 for the Interrupt that is entered later: else Slurm's warning ends ranks that are still loading. Main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGUSR1, lambda number, frame: _early.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL if earlier is None else earlier)
+        _early.clear()
 
 
 class Interrupt:
@@ -50,6 +65,8 @@ class Interrupt:
         assert not self._earlier, "entered twice"
         if threading.current_thread() is threading.main_thread():
             self._earlier = {number: signal.signal(number, self._hear) for number in SIGNALS}
+            while _early:
+                self._hear(_early.pop(), None)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -74,3 +91,6 @@ class Interrupt:
         self._times += number == signal.SIGINT
         if self._times == 2 and number == signal.SIGINT:
             self._now()
+
+
+_early: list[int] = []  # what ``held`` has kept

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from apts_mpi import interrupt
-from apts_mpi.interrupt import MARGIN, SIGNALS, Interrupt, deadline
+from apts_mpi.interrupt import MARGIN, SIGNALS, Interrupt, deadline, held
 
 NAMES = ["SIGTERM", "SIGINT", "SIGUSR1"]
 
@@ -174,3 +174,30 @@ def test_an_absurd_end_is_passed_over_with_a_note(text: str, words: str, clocks:
 @pytest.mark.parametrize("environ", [{}, {"SLURM_JOB_END_TIME": ""}])
 def test_without_a_job_there_is_no_end(environ: dict[str, str]) -> None:
     assert deadline(environ) == (math.inf, "")
+
+
+def test_a_warning_while_the_program_loads_waits_for_the_loop() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with held():
+        send("SIGUSR1")
+        with Interrupt(never, {}) as asked:
+            assert asked.wanted() == "SIGUSR1"
+        with Interrupt(never, {}) as asked:
+            assert asked.wanted() == "", "it was heard once"
+        send("SIGUSR1")  # after the loop it is too late to stop: nothing happens
+    assert signal.getsignal(signal.SIGUSR1) is before
+    with Interrupt(never, {}) as asked:
+        assert asked.wanted() == "", "what nobody heard is forgotten"
+
+
+def test_beside_the_main_thread_nothing_is_held() -> None:
+    before, seen = signal.getsignal(signal.SIGUSR1), list[object]()
+
+    def work() -> None:
+        with held():
+            seen.append(signal.getsignal(signal.SIGUSR1))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
