@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,18 +21,15 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
 from apts_mpi.partition import block, check_counts
 from apts_mpi.problem import flops
-from apts_mpi.problem.flat import FlatModel, random_layers
+from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import Loss, is_classification, resolve_loss
 from apts_mpi.problem.objective import DataObjective, Evaluator, needed_ranges, plan
 from apts_mpi.problem.samples import Samples
-from apts_mpi.problem.scoring import score
 from apts_mpi.solver.build import check_method
+from apts_mpi.trial import enough_memory, first_samples
 
 if TYPE_CHECKING:
     from apts_mpi.storage.shards import Split
-
-TRIED = 64  # samples of a rank on which the model is tried before the run
-LOOKED = 4096  # samples looked at together for nan and inf
 
 Values = Tensor | np.ndarray[Any, Any]
 
@@ -91,6 +87,8 @@ class Problem:
     data: Data
     samples: int  # of the training set
     subdomains: int
+    mine: range  # the subdomains of this rank
+    owned: range  # and their samples
     arithmetic: Arithmetic = Arithmetic()  # of one sample; unknown before ``measure``
 
 
@@ -138,18 +136,20 @@ def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm:
     samples, subdomains = data.train.samples, config.solver.subdomains or comm.size
     check_counts(samples, subdomains, comm.size)
     dtype = torch.float64 if config.model.dtype == "float64" else torch.float32
-    flat = FlatModel(module, dtype, device)
+    with enough_memory():
+        flat = FlatModel(module, dtype, device)
     overlap = config.data.overlap if config.method in ("apts", "trust-region") else 0.0  # nothing is gained by it in the others
     orders = plan(samples, subdomains, batch=config.data.batch, overlap=overlap, seed=config.run.seed)
     check_method(config, orders[0].batches, device)
     mine = block(subdomains, comm.size, comm.rank)
+    owned = range(orders[mine.start].indices.start, orders[mine.stop - 1].indices.stop)
     resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, device)
     resolved = resolve_loss(loss)
     objective = DataObjective(Evaluator(flat, resolved, resident), orders, mine, orders[0].batches)
     test = None
     if data.test is not None:
         test = _resident(data, data.test, [block(data.test.samples, comm.size, comm.rank)], dtype, device)
-    return Problem(flat, objective, resolved, test, flat.initial(), data, samples, subdomains)
+    return Problem(flat, objective, resolved, test, flat.initial(), data, samples, subdomains, mine, owned)
 
 
 def _resident(data: Data, source: Source, ranges: Sequence[range], dtype: torch.dtype, device: torch.device) -> Samples:
@@ -157,7 +157,8 @@ def _resident(data: Data, source: Source, ranges: Sequence[range], dtype: torch.
     kept = [part for part in ranges if len(part)] or [range(0)]  # a small test set may leave a rank without samples
     parts = [source.read(part.start, part.stop) for part in kept]
     inputs, targets = (torch.cat([_tensor(part[i]) for part in parts]) for i in (0, 1))
-    return Samples(kept, inputs, targets, dtype=dtype, device=device, scale=data.scale, shift=data.shift, tokens=data.tokens)
+    with enough_memory():
+        return Samples(kept, inputs, targets, dtype=dtype, device=device, scale=data.scale, shift=data.shift, tokens=data.tokens)
 
 
 def _tensor(values: Values) -> Tensor:
@@ -168,69 +169,6 @@ def _tensor(values: Values) -> Tensor:
         return torch.as_tensor(values)
     except TypeError as error:
         raise ValueError(f"inputs and targets must be tensors or arrays of numbers: {error}") from error
-
-
-def check_model(problem: Problem) -> None:
-    """Try the model at its first parameters on a few of this rank's samples; ValueError says what is wrong with it.
-
-    Inputs, targets and loss must be finite, and the loss the same when evaluated twice: a random model is no function
-    of its parameters. Labels must be outputs of the model. Not collective.
-    """
-    flat, few = problem.flat, problem.objective.samples.few(TRIED)
-    flat.point(problem.theta, None)
-    for held, split in ((problem.objective.samples, "training"), (problem.test, "test")):
-        if held is not None:
-            _check_finite(held, split)
-            if is_classification(held.targets):
-                _check_labels(flat, held, split)
-    with first_samples():
-        first, second = (score(flat, problem.loss, few, problem.theta)[0] for _ in range(2))
-    if abs(first - second) > 1e-6 * abs(first):
-        named = random_layers(flat.module)
-        where = f" (layers {', '.join(named)})" if named else ""
-        raise ValueError(
-            f"the model is random at fixed parameters{where}: loss {first:.9g}, then {second:.9g}; switch dropout off"
-        )
-    name = flat.first_nonfinite(problem.theta)
-    if name:
-        raise ValueError(f"parameter {name} holds nan or inf at the start")
-    if not math.isfinite(first):
-        raise ValueError(f"the loss of the first samples is {first} at the start: are all inputs finite?")
-
-
-@contextmanager
-def first_samples() -> Iterator[None]:
-    """What the model or the loss raises inside becomes ValueError: all ranks hear of it, in one sentence; a full memory MemoryError."""
-    try:
-        yield
-    except (RuntimeError, TypeError, LookupError, AttributeError, AssertionError) as error:
-        text = str(error) or type(error).__name__
-        full = "out of memory" in text or "allocate memory" in text
-        raise (MemoryError(text) if full else ValueError(f"the model or the loss failed on the first samples: {text}")) from error
-
-
-def _check_finite(held: Samples, name: str) -> None:
-    """ValueError names the first sample that holds nan or inf."""
-    for what, values in (("inputs", held.inputs), ("targets", held.targets)):
-        for start in range(0, len(values) if values.dtype.is_floating_point else 0, LOOKED):
-            part = values[start : start + LOOKED]
-            rows = (~torch.isfinite(part.reshape(len(part), -1)).all(1)).nonzero().flatten()
-            if len(rows):
-                raise ValueError(f"{name} sample {held.number(start + int(rows[0]))} holds nan or inf in its {what}")
-
-
-def _check_labels(flat: FlatModel, held: Samples, name: str) -> None:
-    """ValueError names the first sample whose label is no output of the model, if the model gives a score per class."""
-    with torch.no_grad(), first_samples():
-        outputs = flat.module(held.few(1).take(slice(0, 1))[0])
-    classes = outputs.shape[-1]
-    if outputs.ndim != held.targets.ndim + 1 or classes < 2:
-        return
-    bad = ((held.targets < 0) | (held.targets >= classes)).flatten(1 if held.targets.ndim > 1 else 0)
-    rows = (bad.any(1) if bad.ndim > 1 else bad).nonzero().flatten()
-    if len(rows):
-        row = int(rows[0])
-        raise ValueError(f"{name} sample {held.number(row)} has label {held.targets[row].tolist()}, the model has classes 0..{classes - 1}")
 
 
 def measure(problem: Problem, peak: bool) -> Arithmetic:

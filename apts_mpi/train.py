@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from apts_mpi import assembly, settings, timing
+from apts_mpi import assembly, settings, timing, trial
 from apts_mpi.assembly import Data, Problem, Values
 from apts_mpi.config import PRESETS, Config, DataConfig
 from apts_mpi.contracts import Communicator, Wishes
@@ -132,7 +132,9 @@ def _run(
     handshake(comm, {**model, "data": data.fingerprint, "arithmetic": arithmetic})
     comm.broadcast_(problem.theta)
     timers.phase(timing.WARM_UP)
-    together(comm, lambda: assembly.check_model(problem))
+    together(comm, lambda: trial.check_model(problem))
+    notes = trial.notes(problem, comm)
+    facts = {**facts, **({"note": "; ".join(notes)} if notes else {})}
     comm.barrier()  # all ranks measure their peak at the same time, as they will compute
     found = together(comm, lambda: assembly.measure(problem, config.run.peak))
     problem.arithmetic = replace(found, peak=sum(row[0] for row in comm.gather([found.peak])) / comm.size)

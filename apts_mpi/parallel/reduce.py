@@ -65,7 +65,8 @@ class TreeReducer:
         mine = counts[rank]
         rows = self._rows.reshape(-1)[: size * mine]
         self._comm.Alltoallv([cells, (counts, starts)], [rows, ([mine] * size, [mine * i for i in range(size)])])
-        total = tree_sum(list(rows.reshape(size, mine)), lambda a, b: np.add(a, b, out=a))
+        with np.errstate(all="ignore"):  # inf and nan are for the receivers to judge; a warning made an error would leave them waiting
+            total = tree_sum(list(rows.reshape(size, mine)), lambda a, b: np.add(a, b, out=a))
         self._comm.Allgatherv(total, [cells, (counts, starts)])
 
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.storage.files import DataError
+from apts_mpi.storage.files import DataError, file_hash
 from apts_mpi.storage.guard import HDF5_ERRORS, open_shard
 from apts_mpi.storage.manifest import Manifest, load_manifest
 
@@ -51,6 +51,7 @@ class Split:
         self._folder, self._manifest, self._shards = folder, manifest, manifest.of(name)
         self._starts = np.concatenate(([0], np.cumsum([shard.samples for shard in self._shards])))
         self._handle = _Handle()
+        self._hashed: set[int] = set()  # shards whose hash was found right
 
     def normalisation(self, form: str) -> Normalisation:
         """The constants to normalise inputs by: form "scalar", "channel" or "none"."""
@@ -79,13 +80,23 @@ class Split:
         return inputs, targets
 
     def _read_shard(self, index: int, part: slice, inputs: NDArray[Any], targets: NDArray[Any]) -> None:
-        """Fill both arrays from one file."""
+        """Fill both arrays from one file; who reads half of it or more compares its hash with the manifest's as well.
+
+        The checksums in the file find damage, not a file that is whole but another: an old copy on one node. A hash needs
+        all of the file, which would be too much for the many ranks that share one.
+        """
+        shard = self._shards[index]
+        if 2 * (part.stop - part.start) >= shard.samples and index not in self._hashed:
+            path = self._folder / shard.name
+            if path.is_file() and path.stat().st_size == shard.bytes and file_hash(path) != shard.sha256:
+                raise DataError(f"{path}: has not the manifest's SHA-256, it is damaged or another file; copy it again or convert again")
+            self._hashed.add(index)
         file = self._open(index)
         try:
             inputs[...] = file["inputs"][part]
             targets[...] = file["targets"][part]
         except HDF5_ERRORS as error:
-            path = self._folder / self._shards[index].name
+            path = self._folder / shard.name
             raise DataError(f"{path}: cannot be read, the file is damaged ({error}); copy it again or convert again") from error
 
     def _open(self, index: int) -> h5py.File:

@@ -194,6 +194,8 @@ def test_a_flip_in_the_values_is_found_by_reading_and_named(dest: Path) -> None:
     raw[place + 20] ^= 4
     path.write_bytes(raw)
     with pytest.raises(DataError, match=f"{SHARD}: cannot be read, the file is damaged"):
+        open_dataset(dest).split("train").read(1, 5)
+    with pytest.raises(DataError, match=f"{SHARD}: has not the manifest's SHA-256"):
         read(dest)
 
 
