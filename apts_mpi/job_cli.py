@@ -28,6 +28,8 @@ def add_job_parser(commands: argparse._SubParsersAction[Any]) -> None:
     render.add_argument("--ranks-per-node", type=int, metavar="R", help="default: one per GPU, 1 where there are none")
     render.add_argument("--cpus-per-rank", type=int, metavar="C", help="cores of a rank (default: its share of the node; 1 if unknown)")
     render.add_argument("--time", default="1:00:00", metavar="T", help="limit: minutes, H:MM:SS or D-HH:MM:SS (default: %(default)s)")
+    again = "times that the job goes back to the queue to go on, Slurm alone (default: %(default)s)"
+    render.add_argument("--restarts", type=int, default=0, metavar="K", help=again)
     render.add_argument("--account", default="", metavar="A", help="project to charge")
     render.add_argument("--partition", default="", metavar="P", help="partition or queue (default: the system's)")
     render.add_argument("--out", metavar="FILE", help="file to write (default: print it)")
@@ -67,7 +69,7 @@ def _request(args: argparse.Namespace, words: Sequence[str], config: Config) -> 
             raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(args, option)}")
     return jobs.train(
         find(args.system), args.nodes, words, config, ranks_per_node=args.ranks_per_node or 0, cpus_per_rank=args.cpus_per_rank or 0,
-        seconds=jobs.seconds(args.time), account=args.account, partition=args.partition,
+        seconds=jobs.seconds(args.time), account=args.account, partition=args.partition, restarts=args.restarts,
     )  # fmt: skip
 
 

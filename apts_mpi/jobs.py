@@ -5,7 +5,6 @@ Starts neither MPI nor torch, and writes nothing but text.
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from apts_mpi.config import Config
-from apts_mpi.systems import Line, System
+from apts_mpi.systems import WHEELS, Line, System
 
 _TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)|(\d+))")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,-]*")
 RANKS = 'srun "${srun_options[@]}"'  # starts the ranks of a job
 SRUN = '"srun ${srun_options[*]}"'  # the same as one word for another program, which adds -n and -N
-_ONCE = "there are no checkpoints: a second start would begin again"
+STALE = 'for f in /dev/shm/mpich_shm_*; do [ ! -O "$f" ] || grep -qs "$f" /proc/[0-9]*/maps || rm -f "$f"; done'
+_ONCE = "not by itself; to go on: the same script with --resume RUN in place of the file"
+LOST = 30  # s of a time limit under PBS that may be over when the script starts
+AGAIN = 75  # exit code: saved before its end, please start again
+_SAVED = "to the ranks, up to a minute earlier than said: they save, and end together with 75"
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,20 @@ class Job:
     array_reason: str = ""
     exclusive: str = ""  # the reason why nothing else may be on the nodes; empty: others may
     once: str = _ONCE  # the reason why Slurm must not start it again
-    wall_time: int = 0  # seconds of training; 0: no limit of ours
-    wall_reason: str = ""  # in place of a signal
+    restarts: int = 0  # how often it goes back to the queue when its time is over before its work is
+    warned: bool = False  # the ranks understand USR1
     share_gpu: bool = False  # more ranks than GPUs are meant, or none is used
 
     def __post_init__(self) -> None:
-        for option in ("nodes", "ranks_per_node", "cpus_per_rank"):
+        for option in ("nodes", "ranks_per_node", "cpus_per_rank", "restarts"):
             low = int(option == "nodes")
             if getattr(self, option) < low:
-                raise ValueError(f"--{option.replace('_', '-')} must be at least {low or 1}, got {getattr(self, option)}")
+                least = 0 if option == "restarts" else 1
+                raise ValueError(f"--{option.replace('_', '-')} must be at least {least}, got {getattr(self, option)}")
         if self.seconds < 120:
             raise ValueError(f"--time must be at least two minutes, got {self.seconds} s")
+        if self.restarts and self.system.scheduler != "slurm":
+            raise ValueError("--restarts needs Slurm; under PBS submit the job again, with --resume RUN in place of the file")
         for option in ("account", "partition"):
             if getattr(self, option) and not _NAME.fullmatch(getattr(self, option)):
                 raise ValueError(f"--{option} must consist of letters, digits and _ . , -, got {getattr(self, option)!r}")
@@ -86,11 +92,9 @@ def train(system: System, nodes: int, words: Sequence[str], config: Config, **as
     """A job of ``apts-mpi train WORDS``, which mean ``config``; ``asked`` are fields of Job; ValueError as there."""
     run, subdomains = config.run, config.solver.subdomains
     command = shlex.join(["python", "-m", "apts_mpi", "train", *words])
-    limit = asked.get("seconds", Job.seconds)
     job = Job(
         system, nodes, f"{RANKS} {command}" if system.scheduler == "slurm" else command, share_gpu=run.share_gpu or run.device == "cpu",
-        wall_time=0 if math.isfinite(config.stop.wall_time) else max(limit // 2, min(limit * 9 // 10, limit - 120)),
-        wall_reason="the run ends by itself before the time limit, and a signal would end it without results", **asked,
+        warned=True, **asked,
     )  # fmt: skip
     if 0 < subdomains < job.total:
         raise ValueError(f"solver.subdomains is {subdomains}, but {job.total} ranks need one each; ask for fewer, or set it to 0")
@@ -166,25 +170,49 @@ def _directives(job: Job) -> Iterator[Line]:
         yield "#--account=<project>", "needed here" if system.charged else "if the centre asks for it"
     if partition:
         yield f"--partition={partition}", "" if job.partition else system.partition_reason
-    yield "--no-requeue", job.once
+    if job.warned:
+        yield f"--signal=USR1@{min(120, job.seconds // 4)}", _SAVED
+    if job.restarts:
+        yield "--requeue", "when its time is over before its work is, and after a lost node"
+        yield "--open-mode=append", "the log goes on where the last start left it"
+    else:
+        yield "--no-requeue", job.once
     yield from system.resources
 
 
 def _slurm(job: Job) -> Iterator[str]:
     """Directives, environment and srun."""
     yield from _lines(job, list(_directives(job)), "#SBATCH ")
-    if job.wall_reason:
-        yield f"# No --signal: {job.wall_reason}."
     yield from _lines(job, job.system.setup)
     yield "set -euo pipefail"
     yield from _environment(job)
+    if job.warned:
+        yield "# When the job ends, for the ranks, which stop in time; newer Slurm sets this itself."
+        yield 'end=$(date +%s -d "$(squeue -h -j "$SLURM_JOB_ID" -o %e)") && export SLURM_JOB_END_TIME=$end'
     if not job.system.masks:
         yield "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # Slurm 22.05 and newer hand --cpus-per-task to srun by this alone"
     if RANKS in job.command or SRUN in job.command:
         yield "srun_options=("
         yield from (f"    {line}" for line in _lines(job, job.system.launch))
         yield ")"
-    yield job.command
+    yield from _again(job) if job.restarts else [job.command]
+
+
+def _again(job: Job) -> Iterator[str]:
+    """The command, and the queue once more if it says that it has more to do."""
+    yield "export APTS_RUN__RESUME=auto APTS_RUN__DIR=${APTS_RUN__DIR:-runs/job-$SLURM_JOB_ID}  # the same folder at every start"
+    yield f"most={job.restarts} starts=${{SLURM_RESTART_COUNT:-0}} told= code=0  # Slurm counts, those after a lost node too"
+    yield '[ "$starts" -le "$most" ] || exit 1'
+    if WHEELS[0] in job.system.environment:
+        yield "# What a killed mpich left: steps have the same numbers again, and MPI_Init hangs on it. Ours, mapped by none of ours."
+        yield f"stale='{STALE}'"
+        yield f'[ "$starts" = 0 ] || srun --mpi=none --ntasks-per-node=1 --ntasks={job.nodes} bash -c "$stale"'
+    yield f"{job.command} &  # in the background, or bash hears signals only afterwards"
+    yield "trap 'told=1' TERM  # scancel or the time limit, which the ranks hear too"
+    yield "while kill -0 $! 2>/dev/null; do wait $! || true; done  # a signal ends wait, not the command"
+    yield "wait $! || code=$?"
+    yield f'[ $code != {AGAIN} ] || [ -n "$told" ] || [ "$starts" -ge "$most" ] || scontrol requeue "$SLURM_JOB_ID"  # this kills the job'
+    yield "exit $code"
 
 
 def _pbs(job: Job) -> Iterator[str]:
@@ -203,15 +231,16 @@ def _pbs(job: Job) -> Iterator[str]:
     yield "set -euo pipefail"
     yield 'cd "$PBS_O_WORKDIR"  # PBS starts in the home folder'
     yield from _environment(job)
+    if job.warned:
+        yield f"# When the job ends, less {LOST} s for its start: the ranks save and end in time, with {AGAIN}. No less right under PBS."
+        yield f"export SLURM_JOB_END_TIME=$(($(date +%s) + {job.seconds - LOST}))"
     yield "# An MPI built for PBS finds hosts and ranks in $PBS_NODEFILE by itself; another one, as that of the mpich wheel, needs"
     yield '# -f "$PBS_NODEFILE" (Open MPI: --hostfile) and ssh between the nodes. The mpiexec must be that of mpi4py\'s MPI.'
     yield f"mpiexec -n {job.total} {job.command}"
 
 
 def _environment(job: Job) -> Iterator[str]:
-    """Python, threads, MPI and the time limit, the same everywhere."""
+    """Python, threads and MPI, the same everywhere."""
     yield "[ ! -x .venv/bin/python ] || export PATH=$PWD/.venv/bin:$PATH  # else the python of the submitting shell"
     yield f"export OMP_NUM_THREADS={job.threads}  # threads of a rank; torch takes as many"
     yield from _lines(job, job.system.environment)
-    if job.wall_time:
-        yield f"export APTS_STOP__WALL_TIME={job.wall_time}  # seconds of training: it ends in time, with all files written"

@@ -4,7 +4,6 @@
 #   JOB_VENV=/path/to/venv      the Python environment (default: .venv here, else the python of the submitting shell)
 
 for name in ${JOB_MODULES:-}; do module load "$name"; done
-unset name
 
 venv=${JOB_VENV:-$PWD/.venv}
 if [ -x "$venv/bin/python" ]; then
@@ -34,4 +33,8 @@ ranks=${SLURM_TASKS_PER_NODE:-1}
 if [ "${ranks%%[!0-9]*}" -gt "$(nproc --all)" ]; then
     export MPIR_CVAR_ENABLE_HEAVY_YIELD=1 OMPI_MCA_mpi_yield_when_idle=1
 fi
-unset venv site ranks
+
+# When the job ends, for the ranks, which stop in time; as Slurm says it now, for limits change, and 22.05 does not set this itself.
+end=$(date +%s -d "$(squeue -h -j "${SLURM_JOB_ID:-}" -o %e 2>/dev/null)" 2>/dev/null) || end=0
+[ "$end" -le "$(date +%s)" ] || export SLURM_JOB_END_TIME=$end
+unset name venv site ranks end

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apts_mpi.scale.facts import CALIBRATION, Facts, facts
-from apts_mpi.study.attempt import read_attempt
+from apts_mpi.study.attempt import AGAIN, read_attempt
 from apts_mpi.study.definition import Study
 from apts_mpi.study.execute import Executor, Say, check_cores, crowded, start_words
 from apts_mpi.study.plan import Run
@@ -54,15 +54,19 @@ def calibrate(study: Study, runs: Sequence[Run], known: Facts, executor: Executo
 
 
 def run_study(study: Study, runs: Sequence[Run], launcher: str, calibrated: bool, say: Say) -> int:
-    """Calibrate and make the missing runs; 0 if all are on disk then, 3 if some failed."""
+    """Calibrate and make the missing runs; 0 if all are on disk then, 3 if some failed, 75 if the job ended too soon."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that the run under way is ended too, whoever ends this process
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     check_cores(study, runs)
     known = facts(study, runs)
     executor = Executor(study, launcher, say)
+    signal.signal(signal.SIGUSR1, lambda number, frame: executor.warn(number))
     if calibrated:
         calibrate(study, runs, known, executor, say)
     failed = executor.make(runs)
+    if failed and executor.ending:
+        say(f"the job ends: {len(failed)} of {len(runs)} runs are left; the same command goes on with them")
+        return AGAIN
     if failed:
         say(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
     else:

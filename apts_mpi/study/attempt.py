@@ -15,6 +15,7 @@ from apts_mpi.lock import LockError, RunLock
 from apts_mpi.study.plan import Run
 
 NUMERICAL = 3  # exit code of a run that met too many numbers that are not finite
+AGAIN = 75  # exit code of a run that was told to end before its time
 LATE, TAKEN, CUT = -1, -2, -3  # in place of an exit code: out of time, another job makes this run, this program was ended meanwhile
 
 

@@ -22,7 +22,7 @@ from statistics import median
 
 import numpy as np
 
-from apts_mpi.study.attempt import CUT, LATE, NUMERICAL, TAKEN, Attempt, held, write_attempt
+from apts_mpi.study.attempt import AGAIN, CUT, LATE, NUMERICAL, TAKEN, Attempt, held, write_attempt
 from apts_mpi.study.definition import Study, StudyError
 from apts_mpi.study.plan import Run
 
@@ -91,19 +91,30 @@ class Executor:
     def __init__(self, study: Study, launcher: str, say: Say) -> None:
         self.study, self.launcher, self._say = study, launcher, say
         self._rates = [copy_bandwidth()]  # of this machine so far
+        self.ending = False  # the job ends soon: no further run is begun
+        self._process: subprocess.Popen[bytes] | None = None
 
     def make(self, runs: Sequence[Run]) -> list[Run]:
-        """Make those that are not on disk; returns those that failed."""
+        """Make those that are not on disk; returns those that failed, or were not begun because the job ends."""
         missing, failed = [run for run in runs if not run.done], list[Run]()
         self._say(f"{len(runs) - len(missing)} of {len(runs)} runs are there, {len(missing)} to make")
         began = time.monotonic()
         for index, run in enumerate(missing):
+            if self.ending:
+                return failed + missing[index:]
             outcome = self._one(run)
+            self.ending = self.ending or outcome.code == AGAIN
             if not run.done:
                 failed.append(run)
             left = (time.monotonic() - began) / (index + 1) * (len(missing) - index - 1)
             self._say(f"{index + 1:>4}/{len(missing)}  eta {duration(left):>6}  {outcome_line(run, outcome)}")
         return failed
+
+    def warn(self, number: int) -> None:
+        """The job ends soon: tell the run under way, whose launcher hands the signal on to its ranks, and begin no other."""
+        self.ending = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
 
     def _one(self, run: Run) -> Attempt:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +155,7 @@ class Executor:
                 command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                 env=environment(self.study, ranks),
             )  # fmt: skip
+            self._process = process
             try:
                 code = process.wait(timeout=self.study.time_limit)
             except subprocess.TimeoutExpired:
@@ -185,6 +197,8 @@ def outcome_line(run: Run, outcome: Attempt) -> str:
         return head + ("  diverged" if outcome.code == NUMERICAL else "")
     if outcome.code == TAKEN:
         return f"{head}  {outcome.command}"
+    if outcome.code == AGAIN:
+        return f"{head}  stopped before its end: {last_words(run)}"
     why = "took too long" if outcome.code == LATE else f"exit code {outcome.code}"
     return f"{head}  FAILED, {why}: {last_words(run) or 'no output'}\n      all of it: {run.folder.with_name(run.id + '.log')}"
 

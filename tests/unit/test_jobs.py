@@ -33,7 +33,7 @@ def launch(script: str) -> list[str]:
     """The words of the launcher line and its options, as bash sees them."""
     code = re.sub(r"^(srun|mpiexec) ", r"printf '%s\\0' \1 ", script, flags=re.MULTILINE)
     code = "python() { echo /nowhere; }; module() { :; }; cd() { :; }\n" + code
-    environ = {"SLURM_CPUS_PER_TASK": "7", "PBS_O_WORKDIR": "/nowhere", "PATH": "/usr/bin:/bin"}
+    environ = {"SLURM_CPUS_PER_TASK": "7", "SLURM_JOB_ID": "7", "PBS_O_WORKDIR": "/nowhere", "PATH": "/usr/bin:/bin"}
     ended = subprocess.run(["bash"], input=code, env=environ, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.split("\0")[:-1]
@@ -41,9 +41,12 @@ def launch(script: str) -> list[str]:
 
 @pytest.mark.parametrize("words", [(), ODD], ids=["plain", "odd"])
 @pytest.mark.parametrize("ranks", [0, 1, 4])
+@pytest.mark.parametrize("restarts", [0, 5])
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
-def test_every_script_is_bash_and_starts_the_ranks_asked_for(system: System, ranks: int, words: tuple[str, ...], tmp_path: Path) -> None:
-    made = job(system.name, 3, words, ranks_per_node=ranks)
+def test_every_script_is_bash_and_starts_the_ranks_asked_for(
+    system: System, restarts: int, ranks: int, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    made = job(system.name, 3, words, ranks_per_node=ranks, restarts=restarts * (system.scheduler == "slurm"))
     script = jobs.render(made)
     (tmp_path / "job").write_text(script)
     assert subprocess.run(["bash", "-n", str(tmp_path / "job")], capture_output=True).stderr == b""
@@ -63,7 +66,7 @@ def test_slurm_directives(system: System) -> None:
     given = directives(jobs.render(made))
     assert (given["nodes"], given["ntasks-per-node"], given["time"]) == ("5", str(system.ranks), "01:30:00")
     assert (given["account"], given["partition"], given["job-name"]) == ("p_1", "fast", "apts")
-    assert "no-requeue" in given and "signal" not in given
+    assert "no-requeue" in given and given["signal"] == "USR1@120"
     plain = jobs.render(job(system.name))
     assert directives(plain).get("partition", "") == system.partition
     assert "account" not in directives(plain)
@@ -71,8 +74,9 @@ def test_slurm_directives(system: System) -> None:
 
 
 @pytest.mark.parametrize("system", SLURM, ids=lambda system: system.name)
-def test_srun_gets_its_options_and_the_arguments_of_train_as_they_were_typed(system: System) -> None:
-    words = launch(jobs.render(job(system.name, 2, ODD)))
+@pytest.mark.parametrize("restarts", [0, 5])
+def test_srun_gets_its_options_and_the_arguments_of_train_as_they_were_typed(system: System, restarts: int) -> None:
+    words = launch(jobs.render(job(system.name, 2, ODD, restarts=restarts)))
     border = words.index("python")
     assert words[border:] == ["python", "-m", "apts_mpi", "train", *ODD]
     assert words[0] == "srun"
@@ -115,11 +119,44 @@ def test_pbs_asks_for_chunks_and_starts_all_ranks() -> None:
     assert launch(script) == ["mpiexec", "-n", "12", "python", "-m", "apts_mpi", "train", "--stop.epochs", "2"]
 
 
-@pytest.mark.parametrize(("limit", "training"), [(120, 60), (600, 480), (3600, 3240), (86400, 77760)])
-def test_training_ends_before_the_time_limit(limit: int, training: int) -> None:
-    assert f"export APTS_STOP__WALL_TIME={training} " in jobs.render(job(seconds=limit))
-    limited = job(seconds=limit, config=preset("default", stop={"wall_time": 5.0}))
-    assert "APTS_STOP__WALL_TIME" not in jobs.render(limited), "the settings have a limit of their own"
+@pytest.mark.parametrize(("limit", "warning"), [(120, 30), (300, 75), (600, 120), (86400, 120)])
+def test_the_ranks_are_warned_before_the_time_limit(limit: int, warning: int) -> None:
+    script = jobs.render(job(seconds=limit))
+    assert directives(script)["signal"] == f"USR1@{warning}", "without B:, which would be to the shell alone"
+    assert "&& export SLURM_JOB_END_TIME=$end\n" in script and "STOP__WALL_TIME" not in script
+    assert f"\nexport SLURM_JOB_END_TIME=$(($(date +%s) + {limit - 30}))\n" in jobs.render(job("pbs", seconds=limit))
+
+
+TOOLS = {
+    "squeue": "date -d '+10 minutes' +%Y-%m-%dT%H:%M:%S",
+    "python": "echo /nowhere",
+    "srun": '[ "$1" != --mpi=none ] || exit 0\necho "$* dir=$APTS_RUN__DIR resume=$APTS_RUN__RESUME '
+    'left=$((SLURM_JOB_END_TIME - $(date +%s)))" >>said; exit "$CODE"',
+    "scontrol": 'echo "scontrol $*" >>said',
+}
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize(
+    ("code", "starts", "ended", "again"),
+    [("75", "", 75, True), ("75", "1", 75, True), ("75", "2", 75, False), ("0", "", 0, False), ("3", "1", 3, False), ("75", "3", 1, False)],
+)
+def test_a_script_with_restarts_goes_back_while_some_are_left(code: str, starts: str, ended: int, again: bool, tmp_path: Path) -> None:
+    script = jobs.render(job(words=("run.toml",), restarts=2))
+    given = directives(script)
+    assert {"requeue", "open-mode", "signal"} <= set(given) and "no-requeue" not in given
+    for name, text in TOOLS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o700)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "1", "CODE": code}
+    environ |= {"SLURM_RESTART_COUNT": starts} if starts else {}
+    (tmp_path / "job").write_text(script)
+    done = subprocess.run(["bash", "job"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=20)
+    said = (tmp_path / "said").read_text().splitlines() if (tmp_path / "said").exists() else []
+    assert (done.returncode, "scontrol requeue 7" in said) == (ended, again), done.stderr
+    calls = [line for line in said if "apts_mpi train" in line]
+    assert len(calls) == (starts != "3") and all("train run.toml dir=runs/job-7 resume=auto left=" in line for line in calls)
+    assert all(590 < int(line.rpartition("left=")[2]) <= 600 for line in calls)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +179,8 @@ def test_other_time_limits_are_refused(text: str) -> None:
         ({"nodes": 0}, "--nodes must be at least 1, got 0"),
         ({"ranks_per_node": -1}, "--ranks-per-node must be at least 1, got -1"),
         ({"seconds": 60}, "--time must be at least two minutes, got 60 s"),
+        ({"restarts": -1}, "--restarts must be at least 0, got -1"),
+        ({"system": "pbs", "restarts": 1}, "--restarts needs Slurm; under PBS submit the job again"),
         ({"account": "a b"}, "--account must consist of letters"),
         ({"partition": "x\nrm -rf /"}, "--partition must consist of letters"),
         ({"system": "alps", "ranks_per_node": 5}, "a node of alps has 4 GPUs, got --ranks-per-node 5"),

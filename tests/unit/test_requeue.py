@@ -11,15 +11,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = {  # of a job's shell: each writes down how it was called
-    "python": 'echo "python $*" >>said; for _ in $(seq "${WORK:-0}"); do sleep 0.1; done; exit "${CODE:-0}"',
+TOOLS = {  # of a job's shell: each writes down how it was called; the command hears USR1 as our ranks do
+    "python": """echo "python $* dir=${APTS_RUN__DIR:-} resume=${APTS_RUN__RESUME:-}" >>said
+trap 'echo "python hears USR1" >>said; exit "${CODE:-0}"' USR1
+for _ in $(seq "${WORK:-0}"); do sleep 0.1; done; exit "${CODE:-0}\"""",
     "srun": '[ "$1" = --mpi=none ] && { echo cleans >>said; exit; }; shift 2; exec "$@"',
     "scontrol": 'echo "scontrol $*" >>said',
 }
+STUDY_CALL = "python -m apts_mpi scale run study.toml --nodes 2 --launcher srun --kill-on-bad-exit=1 -ul dir=runs/job-7 resume=auto"
+TRAIN_CALL = "python -m apts_mpi train run.toml --stop.epochs 5 dir=runs/job-7 resume=auto"
 
 
-def requeue(place: Path, *words: str, usr1: bool = False, **environ: str) -> tuple[int, str, list[str]]:
-    """Exit code and output of jobs/requeue.sbatch, and what its tools were called with; with or without USR1 while it works."""
+def requeue(place: Path, *words: str, heard: int = 0, **environ: str) -> tuple[int, str, list[str]]:
+    """Exit code and output of jobs/requeue.sbatch, and what its tools were called with; it may hear a signal while it works."""
     (place / "jobs").mkdir()
     (place / "jobs" / "env.sh").touch()
     (place / "study.toml").write_text('name = "s"\n[[method]]\nname = "APTS"\n')
@@ -31,47 +35,62 @@ def requeue(place: Path, *words: str, usr1: bool = False, **environ: str) -> tup
     command = ["bash", str(ROOT / "jobs" / "requeue.sbatch"), *words]
     job = subprocess.Popen(command, cwd=place, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     start = time.monotonic()
-    while usr1 and not ((place / "said").exists() and "python" in (place / "said").read_text()):
+    while heard and not ((place / "said").exists() and "python" in (place / "said").read_text()):
         assert job.poll() is None and time.monotonic() - start < 20
         time.sleep(0.01)
-    if usr1:
-        os.kill(job.pid, signal.SIGUSR1)
+    if heard:
+        os.kill(job.pid, heard)
     output, _ = job.communicate(timeout=20)
     return job.returncode, output, (place / "said").read_text().splitlines() if (place / "said").exists() else []
 
 
-STUDY_CALL = "python -m apts_mpi scale run study.toml --nodes 2 --launcher srun --kill-on-bad-exit=1 -ul"
-TRAIN_CALL = "python -m apts_mpi train run.toml --stop.epochs 5"
-
-
-def test_requeue_goes_on_with_a_study_and_begins_a_training_again(tmp_path: Path) -> None:
+def test_what_is_finished_does_not_go_back(tmp_path: Path) -> None:
     assert requeue(tmp_path, "study.toml")[::2] == (0, [STUDY_CALL])
     other = tmp_path / "other"
     other.mkdir()
     assert requeue(other, "run.toml", "--stop.epochs", "5", SLURM_RESTART_COUNT="1")[::2] == (0, ["cleans", TRAIN_CALL])
 
 
+@pytest.mark.fault(46)
+@pytest.mark.parametrize("file", ["study.toml", "run.toml"])
 @pytest.mark.parametrize(
-    ("file", "environ", "again"),
-    [
-        ("study.toml", {"SLURM_RESTART_COUNT": "4"}, True),
-        ("study.toml", {"SLURM_RESTART_COUNT": "5"}, False),
-        ("run.toml", {}, True),
-        ("run.toml", {"SLURM_RESTART_COUNT": "1"}, False),
-        ("run.toml", {"SLURM_RESTART_COUNT": "1", "MAX_RESTARTS": "2"}, True),
-        ("run.toml", {"MAX_RESTARTS": "0"}, False),
-    ],
+    ("environ", "again"),
+    [({}, True), ({"SLURM_RESTART_COUNT": "4"}, True), ({"SLURM_RESTART_COUNT": "5"}, False), ({"MAX_RESTARTS": "0"}, False)],
 )
-def test_requeue_asks_for_another_start_while_some_are_left(
+def test_what_was_saved_before_its_end_goes_back_while_starts_are_left(
     file: str, environ: dict[str, str], again: bool, tmp_path: Path
 ) -> None:  # fmt: skip
-    code, output, said = requeue(tmp_path, file, usr1=True, WORK="5", CODE="3", **environ)
-    assert code == 3, "the exit code is the command's, not the signal's"
+    code, output, said = requeue(tmp_path, file, CODE="75", **environ)
     assert ("scontrol requeue 7" in said) == again
-    assert ("requeue: no start is left, going on to the end" in output) != again
+    assert ("requeue: no start is left; sbatch again with APTS_RUN__DIR=runs/job-7" in output) != again
+    assert code == 75
 
 
+@pytest.mark.parametrize("failure", ["1", "2", "3", "4", "137"])
+def test_any_other_exit_code_is_handed_on(failure: str, tmp_path: Path) -> None:
+    code, output, said = requeue(tmp_path, "run.toml", CODE=failure)
+    assert code == int(failure) and len(said) == 1 and "scontrol" not in output
+
+
+@pytest.mark.parametrize(("code", "calls"), [("75", ["scontrol requeue 7"]), ("0", [])])
+def test_a_warning_to_the_shell_alone_is_handed_on(code: str, calls: list[str], tmp_path: Path) -> None:
+    ended, _, said = requeue(tmp_path, "run.toml", "--stop.epochs", "5", heard=signal.SIGUSR1, WORK="50", CODE=code)
+    assert ended == int(code) and said == [TRAIN_CALL, "python hears USR1", *calls]
+
+
+def test_who_is_told_to_end_waits_for_the_ranks_and_does_not_go_back(tmp_path: Path) -> None:
+    code, output, said = requeue(tmp_path, "run.toml", "--stop.epochs", "5", heard=signal.SIGTERM, WORK="5", CODE="75")
+    assert code == 75 and said == [TRAIN_CALL]
+    assert "requeue: told to end, so it does not go back to the queue" in output
+
+
+def test_a_folder_of_ones_own_stays(tmp_path: Path) -> None:
+    said = requeue(tmp_path, "run.toml", APTS_RUN__DIR="runs/mine")[2]
+    assert said == ["python -m apts_mpi train run.toml dir=runs/mine resume=auto"]
+
+
+@pytest.mark.fault(46)
 def test_requeue_does_not_start_beyond_its_limit(tmp_path: Path) -> None:
-    code, output, said = requeue(tmp_path, "run.toml", SLURM_RESTART_COUNT="2")
+    code, output, said = requeue(tmp_path, "run.toml", SLURM_RESTART_COUNT="6")
     assert code == 1 and not said
-    assert "MAX_RESTARTS is 1, so this is no start" in output
+    assert "MAX_RESTARTS is 5, so this is no start" in output
