@@ -7,7 +7,6 @@ HDF5 and a run that was killed can be read up to its last whole line. Writing is
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apts_mpi.regular import SUM, DataError, inside, read_bytes, read_object, sum_holds
 from apts_mpi.timing import RegionTime
 
 FORMAT = "apts-mpi run"
@@ -24,12 +24,16 @@ FORMAT_VERSION = 1
 
 CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
+CONFIG_BYTES = 1 << 20
 RECORDS = "records.csv"  # a line per outer iteration, flushed at once
 RECORDS_H5 = "records.h5"  # the same columns with units, and the timers of every rank
 TIMING = "timing.csv"  # the phase table
 PARAMETERS = "parameters.h5"
 COMPLETION = "completion.json"  # written last: without it the run did not finish
-FILES = (CONFIG, PROVENANCE, RECORDS, RECORDS_H5, TIMING, PARAMETERS, COMPLETION)
+LOCK = "lock"  # who is at work here, see lock
+CHECKPOINTS = "checkpoints"  # a folder, see storage.checkpoint
+_PARTS = (COMPLETION, PARAMETERS, TIMING, RECORDS_H5, RECORDS, CHECKPOINTS, "resumed-*.json", "config-until-*.toml", CONFIG, PROVENANCE)
+COMPLETION_VERSION = 2  # 1 had no checksum
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Completion:
     theta_sha256: str  # of the final parameters, see storage.records.digest
 
 
+_KINDS: dict[str, type] = {"str": str, "int": int, "float": float}
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory that was read."""
@@ -69,10 +76,15 @@ class Run:
         return self.path.resolve().name
 
 
+def parts(folder: Path) -> list[Path]:
+    """What belongs to the run in ``folder``: the completion record first, what makes it a run last."""
+    return [entry for pattern in _PARTS for entry in sorted(folder.glob(pattern))]
+
+
 def is_run(path: Path) -> bool:
     """Whether ``path`` is a run directory of ours."""
     try:
-        return bool(_json(path / PROVENANCE).get("format") == FORMAT)
+        return bool(read_object(inside(path, PROVENANCE)).get("format") == FORMAT)
     except (OSError, ValueError):
         return False
 
@@ -82,32 +94,42 @@ def read_run(path: str | Path) -> Run:
     folder = Path(path)
     if not (folder / PROVENANCE).is_file():
         raise FileNotFoundError(f"{folder} is no run directory: {PROVENANCE} is missing")
-    provenance = _json(folder / PROVENANCE)
+    provenance = read_object(inside(folder, PROVENANCE))
     if provenance.get("format") != FORMAT:
         raise ValueError(f"{folder / PROVENANCE} was not written by apts-mpi")
     if provenance.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{folder} has format version {provenance.get('format_version')!r}, this is for version {FORMAT_VERSION}")
-    config = (folder / CONFIG).read_text(encoding="utf-8") if (folder / CONFIG).exists() else ""
-    columns = read_columns(folder / RECORDS) if (folder / RECORDS).exists() else {}
+    config = read_bytes(inside(folder, CONFIG), CONFIG_BYTES).decode("utf-8", "replace") if (folder / CONFIG).exists() else ""
+    columns = read_columns(inside(folder, RECORDS)) if (folder / RECORDS).exists() else {}
     done = (folder / COMPLETION).exists()
-    completion = _completion(folder / COMPLETION) if done else None
-    return Run(folder, config, provenance, columns, _times(folder / TIMING) if done else [], completion)
+    completion = _completion(inside(folder, COMPLETION)) if done else None
+    return Run(folder, config, provenance, columns, _times(inside(folder, TIMING)) if done else [], completion)
 
 
 def finished(folder: Path, config: str) -> bool:
     """Whether ``folder`` holds a run with exactly the settings ``config`` (TOML) that came to its end."""
-    if not (folder / CONFIG).is_file():
+    try:
+        same = read_bytes(inside(folder, CONFIG), CONFIG_BYTES) == config.encode()
+        return same and _completion(inside(folder, COMPLETION)) is not None
+    except (OSError, ValueError):
         return False
-    return (folder / CONFIG).read_text(encoding="utf-8") == config and (folder / COMPLETION).is_file()
 
 
 def read_columns(path: Path) -> dict[str, NDArray[Any]]:
     """The columns of a CSV file up to its first line that is not whole; int64, float64 or str."""
-    text = path.read_bytes().decode("utf-8", errors="replace")
-    lines = list(csv.reader(text.split("\n")[:-1]))  # what follows the last line end was cut
-    if not lines:
+    return parse_columns(read_bytes(path))
+
+
+def parse_columns(text: bytes) -> dict[str, NDArray[Any]]:
+    """The columns of the text of a CSV file, likewise."""
+    lines = text.decode("utf-8", errors="replace").split("\n")[:-1]  # what follows the last line end was cut
+    try:
+        cells = list(csv.reader(lines))
+    except csv.Error:  # a cell without an end
+        cells = [line.split(",") for line in lines]
+    if not cells:
         return {}
-    names, rows = lines[0], lines[1:]
+    names, rows = cells[0], cells[1:]
     whole = next((index for index, row in enumerate(rows) if len(row) != len(names) or "\0" in "".join(row)), len(rows))
     return {name: _typed([row[index] for row in rows[:whole]]) for index, name in enumerate(names)}
 
@@ -121,23 +143,19 @@ def _typed(values: Sequence[str]) -> NDArray[Any]:
     return np.array(values, dtype=str)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if type(value) is not dict:
-        raise ValueError(f"{path} must hold a JSON object")
-    return value
-
-
 def _completion(path: Path) -> Completion:
-    values = _json(path)
-    names = [entry.name for entry in fields(Completion)]
-    missing = [name for name in names if name not in values]
+    """The completion record; DataError if a value is not the one that was written."""
+    values = read_object(path)
+    kinds = {entry.name: _KINDS[str(entry.type)] for entry in fields(Completion)}
+    missing = [name for name in kinds if name not in values]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
-    known: dict[str, Any] = {name: math.nan if values[name] is None else values[name] for name in names}
+        raise DataError(f"{path} lacks {', '.join(missing)}")
+    if (SUM in values or "format_version" in values) and not (sum_holds(values) and values.get("format_version") == COMPLETION_VERSION):
+        raise DataError(f"{path} is damaged, or of another version: whether the run finished is not known")
+    known: dict[str, Any] = {name: math.nan if values[name] is None and kinds[name] is float else values[name] for name in kinds}
+    wrong = [name for name, value in known.items() if type(value) is not kinds[name] and not (kinds[name] is float and type(value) is int)]
+    if wrong:
+        raise DataError(f"{path} has something else than a {kinds[wrong[0]].__name__} for {wrong[0]}")
     return Completion(**known)
 
 

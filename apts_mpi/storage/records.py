@@ -1,7 +1,8 @@
 """The run directory: what rank 0 writes down while a run goes on, and its final parameters.
 
-``records.csv`` grows by a whole line per outer iteration. A full disk does not end a run: lines
-are kept and written later, and the caller is told once. Only ``create`` and ``finish`` raise.
+``records.csv`` grows by a whole line per outer iteration. A full disk or a lost folder does not end
+a run: lines are kept and written later, and the caller is told once. Only ``create``, ``resume`` and
+``finish`` raise, and ``append`` if somebody else has taken the folder.
 """
 
 from __future__ import annotations
@@ -10,28 +11,27 @@ import csv
 import io
 import json
 import math
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, fields
-from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.contracts import StepInfo
+from apts_mpi.lock import LockError, RunLock
+from apts_mpi.regular import inside, naming, read_bytes, with_sum
 from apts_mpi.rundir import (
     COMPLETION,
+    COMPLETION_VERSION,
     CONFIG,
-    FILES,
     FORMAT,
     FORMAT_VERSION,
+    LOCK,
     PARAMETERS,
     PROVENANCE,
     RECORDS,
@@ -39,10 +39,15 @@ from apts_mpi.rundir import (
     TIMING,
     Completion,
     is_run,
+    parse_columns,
     read_run,
 )
+from apts_mpi.storage.claim import claim
+from apts_mpi.storage.columns import Columns
+from apts_mpi.storage.files import sync
+from apts_mpi.storage.lines import Lines
 from apts_mpi.storage.parameters import digest, read_parameters, write_parameters
-from apts_mpi.storage.plain import naming, write_atomic
+from apts_mpi.storage.plain import write_atomic
 from apts_mpi.storage.sealed import new_file, write_sealed
 from apts_mpi.storage.timings import write_laps, write_timers
 from apts_mpi.timing import RegionTime, table
@@ -50,7 +55,6 @@ from apts_mpi.timing import RegionTime, table
 __all__ = ["RunDirectory", "digest", "read_parameters", "read_run", "record"]
 
 SAVE_EVERY = 60.0  # s between two writings of records.h5
-UNITS = {"time": "s", "eta": "s", "accuracy": "percent", "gradient_samples": "samples", "value_samples": "samples"}
 
 
 def record(info: StepInfo, extra: Mapping[str, float | None], laps: Mapping[str, float] | None = None) -> dict[str, object]:
@@ -62,16 +66,18 @@ def record(info: StepInfo, extra: Mapping[str, float | None], laps: Mapping[str,
 
 
 class RunDirectory:
-    """An open run directory; only rank 0 has one. Make it with ``create``."""
+    """An open run directory, locked; only rank 0 has one. Make it with ``create`` or ``resume``."""
 
-    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, lock: RunLock, text: bytes, fixed: Mapping[str, bytes], warn: Callable[[str], None]) -> None:
+        """``text``: records.csv so far; ``fixed``: the files that are there from the start."""
         self.path = path
-        self._warn, self._warned = warn, False
-        self._columns: dict[str, list[object]] = {}
-        self._pending: list[bytes] = []  # lines not on disk yet
+        self._lock, self._fixed = lock, fixed
+        self._warn, self._warned = warn, set[str]()
+        self._columns = Columns()
+        if text:
+            self._columns.fill(parse_columns(text))
+        self._lines = Lines(inside(path, RECORDS), text)
         self._saved = monotonic()
-        self._file = io.FileIO(path / RECORDS, "w")
-        self._good = 0  # bytes of whole lines on disk
 
     @classmethod
     def create(
@@ -84,30 +90,71 @@ class RunDirectory:
     ) -> RunDirectory:
         """Make ``directory``, or runs/<time>-<name> if it is empty; write config and provenance.
 
-        An earlier run in ``directory`` is moved into its subfolder earlier-<i>; FileExistsError if other files are there.
+        An earlier run in ``directory`` is moved into its subfolder earlier-<i>; FileExistsError if other files are there,
+        LockError if another process is at work there.
         """
-        path = _claim(Path(directory)) if str(directory) else _fresh(Path("runs"), name)
-        marked = {"format": FORMAT, "format_version": FORMAT_VERSION, **provenance}
-        write_atomic(path / PROVENANCE, _json(marked))
-        write_atomic(path / CONFIG, config.encode())
-        return cls(path, warn)
+        path, lock = claim(directory, name, warn)
+        fixed = {PROVENANCE: _json({"format": FORMAT, "format_version": FORMAT_VERSION, **provenance}), CONFIG: config.encode()}
+        try:
+            for file, data in fixed.items():
+                write_atomic(path / file, data)
+            return cls(path, lock, b"", fixed, warn)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def resume(
+        cls, path: str | Path, text: bytes, config: str, provenance: Mapping[str, object], reopen: bool = False,
+        warn: Callable[[str], None] = warnings.warn,
+    ) -> RunDirectory:  # fmt: skip
+        """Go on in the run directory ``path`` with the records ``text`` (from ``text()`` of then): later lines are cut off.
+
+        ``provenance`` of this start becomes resumed-<i>.json; another ``config`` than before takes the place of config.toml, which
+        becomes config-until-<i>.toml. FileExistsError if the run has finished, unless told to ``reopen`` it; FileNotFoundError if
+        it is no run, LockError if another process is at work there, other OSErrors if the disk fails.
+        """
+        path = Path(path)
+        if not is_run(path):
+            raise FileNotFoundError(f"{path} is no run directory of apts-mpi, so nothing can be resumed there")
+        lock = RunLock.take(path / LOCK, warn=warn)
+        try:
+            if (path / COMPLETION).exists():
+                if not reopen:
+                    raise FileExistsError(f"the run in {path} has finished; there is nothing to resume")
+                with naming(path / COMPLETION):
+                    (path / COMPLETION).unlink()
+                    sync(path)
+            index = next(index for index in range(1, 1_000_000) if not (path / f"resumed-{index}.json").exists())
+            before = read_bytes(inside(path, CONFIG)) if (path / CONFIG).exists() else b""
+            if before != config.encode():
+                write_atomic(path / f"config-until-{index}.toml", before)
+                write_atomic(path / CONFIG, config.encode())
+            write_atomic(path / f"resumed-{index}.json", _json(provenance))
+            fixed = {PROVENANCE: read_bytes(inside(path, PROVENANCE)), CONFIG: config.encode()}
+            return cls(path, lock, text, fixed, warn)
+        except BaseException:
+            lock.release()
+            raise
+
+    def text(self) -> bytes:
+        """records.csv up to here, whole lines, on the disk or not; OSError names the file."""
+        return self._lines.text()
 
     def append(self, info: StepInfo, extra: Mapping[str, float | None], laps: Mapping[str, float] | None = None) -> None:
-        """Add an outer iteration; the first one settles the columns, later ones may not bring new ones (ValueError)."""
+        """Add an outer iteration; the first one settles the columns, later ones may not bring new ones (ValueError).
+
+        LockError if another process has taken the folder: then this one must end.
+        """
         values = {name: _plain(value) for name, value in record(info, extra, laps).items()}
-        if not self._columns:
-            self._columns = {name: [] for name in values}
-            self._pending.append(_line(values))
-        new = [name for name in values if name not in self._columns]
-        if new:
-            raise ValueError(f"records have no column {', '.join(new)}; the first record must have every column")
-        cells = [values.get(name, math.nan) for name in self._columns]
-        for column, cell in zip(self._columns.values(), cells, strict=True):
-            column.append(cell)
-        self._pending.append(_line(cells))
-        self._try(self._flush)
+        if not self._columns.names:
+            self._columns.start(values)
+            self._lines.add(_line(values))
+        self._lines.add(_line(self._columns.add(values)))
+        self._touch()
+        self._try("lines", self._flush)
         if monotonic() - self._saved >= SAVE_EVERY:
-            self._try(self.save)
+            self._try("save", self.save)
 
     def save(self, timers: Sequence[Sequence[float]] = (), laps: Mapping[str, NDArray[np.float32]] | None = None) -> None:
         """Write records.h5: ``timers`` are the rows of ``Timers.row`` of all ranks, ``laps`` seconds (iterations, ranks) by region."""
@@ -115,7 +162,7 @@ class RunDirectory:
         image = io.BytesIO()
         with new_file(image) as file:
             file.attrs.update({"format": FORMAT, "format_version": FORMAT_VERSION, "title": self.path.resolve().name})
-            _write_columns(file, self._columns)
+            self._columns.write(file)
             if timers:
                 write_timers(file.create_group("timing"), timers)
             if laps:
@@ -126,77 +173,45 @@ class RunDirectory:
         self, completion: Completion, parameters: Mapping[str, NDArray[Any]], timers: Sequence[Sequence[float]] = (),
         laps: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:  # fmt: skip
-        """Write all that is left, completion.json last of all; OSError names the file."""
-        self._flush()
-        with naming(self.path / RECORDS):
-            os.fsync(self._file.fileno())
-        self._file.close()
+        """Write all that is left, completion.json last of all, and give the folder back; OSError names the file."""
+        self._flush(look=True)
+        self._lines.sync()
         lines = [_line(entry.name for entry in fields(RegionTime)), *(_line(astuple(line)) for line in table(timers))]
         write_atomic(self.path / TIMING, b"".join(lines))
         self.save(timers, laps)
         write_parameters(self.path / PARAMETERS, parameters)
-        write_atomic(self.path / COMPLETION, _json(asdict(completion)))
+        write_atomic(self.path / COMPLETION, _json(with_sum({"format_version": COMPLETION_VERSION, **_finite(asdict(completion))})))
+        self.close()
 
     def close(self) -> None:
-        """Close without a completion record, when a run fails; harmless after ``finish``."""
-        self._file.close()
+        """Give the folder back, without a completion record when a run fails; harmless after ``finish``."""
+        self._lines.close()
+        self._lock.release()
 
-    def _flush(self) -> None:
-        data = b"".join(self._pending)
-        with naming(self.path / RECORDS):
-            try:
-                written = self._file.write(data)
-                if written != len(data):
-                    written += self._file.write(data[written:])  # says why it stopped
-            except OSError:
-                self._file.truncate(self._good)  # no half line stays behind
-                self._file.seek(self._good)
-                raise
-        self._good += len(data)
-        self._pending.clear()
+    def _flush(self, look: bool = False) -> None:
+        if self._lines.flush(look):  # into a new folder: it gets everything that the old one had
+            for name, data in self._fixed.items():
+                if not (self.path / name).exists():
+                    write_atomic(self.path / name, data)
 
-    def _try(self, write: Callable[[], None]) -> None:
+    def _touch(self) -> None:
+        """Show that this run is alive; a disk that fails is told by the others who write."""
+        try:
+            self._lock.touch()
+        except LockError:
+            raise
+        except OSError:
+            pass
+
+    def _try(self, what: str, write: Callable[[], None]) -> None:
         """Run ``write``; a disk error is told once and its data kept for the next time."""
         try:
             write()
-            self._warned = False
+            self._warned.discard(what)
         except OSError as error:
-            if not self._warned:
+            if what not in self._warned:
                 self._warn(f"{error}; the run goes on and will try again")
-            self._warned = True
-
-
-def _claim(path: Path) -> Path:
-    """Make ``path`` or take it over, moving an earlier run of ours aside."""
-    with naming(path):
-        path.mkdir(parents=True, exist_ok=True)
-        if not any(path.iterdir()):
-            return path
-    if not is_run(path):
-        raise FileExistsError(f"run.dir {path} is not empty and holds no run of apts-mpi; give an empty or a new folder")
-    aside = next(folder for index in range(1, 10_000) if not (folder := path / f"earlier-{index}").exists())
-    with naming(aside):
-        aside.mkdir()
-        for name in reversed(FILES):  # completion first, provenance almost last: never a finished run that is half there
-            if (path / name).exists():
-                shutil.move(path / name, aside / name)
-    return path
-
-
-def _fresh(root: Path, name: str) -> Path:
-    """A new folder root/<time>-<name>; the second run of a second gets -2."""
-    if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
-        raise ValueError(f"run.name must be a plain file name, got {name!r}")
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
-    for index in range(1, 10_000):
-        path = root / (stem if index == 1 else f"{stem}-{index}")
-        try:
-            with naming(path):
-                path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            continue
-    raise FileExistsError(f"{root / stem} exists ten thousand times")
+            self._warned.add(what)
 
 
 def _plain(value: object) -> object:
@@ -211,18 +226,10 @@ def _line(cells: Iterable[object]) -> bytes:
     return text.getvalue().encode()
 
 
+def _finite(value: Mapping[str, object]) -> dict[str, object]:
+    """JSON knows neither nan nor inf."""
+    return {name: None if isinstance(entry, float) and not math.isfinite(entry) else entry for name, entry in value.items()}
+
+
 def _json(value: Mapping[str, object]) -> bytes:
-    finite = {name: None if isinstance(entry, float) and not math.isfinite(entry) else entry for name, entry in value.items()}
-    return (json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _write_columns(file: h5py.File, columns: Mapping[str, Sequence[object]]) -> None:
-    """One 1-D dataset per column along the dimension scale ``iteration``."""
-    for name, values in columns.items():
-        text = any(isinstance(value, str) for value in values)
-        entry = file.create_dataset(name, data=np.char.encode(np.array(values, str), "utf-8") if text else np.array(values))
-        entry.attrs["units"] = "s" if name.startswith("seconds_") else UNITS.get(name, "1")
-        if name == "iteration":
-            entry.make_scale(name)
-        else:
-            entry.dims[0].attach_scale(file["iteration"])
+    return (json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

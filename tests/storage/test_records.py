@@ -404,8 +404,6 @@ def test_what_is_no_run_of_ours_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing is no run directory"):
         read_run(tmp_path / "nothing")
     path = filled(tmp_path / "run")
-    edit(path / "completion.json", {"future": 1})  # unknown keys are harmless
-    assert read_run(path).completion is not None
     (path / "timing.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"timing\.csv must have the columns"):
         read_run(path)
