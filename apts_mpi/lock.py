@@ -118,6 +118,13 @@ class RunLock:
             raise LockError(errno.EBUSY, f"{holder.words()} has taken the lock from us", str(self.path))
         os.utime(self.path)
 
+    @contextlib.contextmanager
+    def unless_kept(self) -> Iterator[Callable[[], object]]:
+        """Release the lock at the end of the block, unless the function given was called."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.release)
+            yield stack.pop_all
+
     def release(self) -> None:
         """Give the lock back if it is still ours; harmless a second time, in a forked child, and on a broken disk."""
         atexit.unregister(self.release)

@@ -25,12 +25,10 @@ def claim(directory: str | Path, name: str, warn: Callable[[str], None]) -> tupl
         path.mkdir(parents=True, exist_ok=True)
     _check(path)
     lock = RunLock.take(path / LOCK, warn=warn)
-    try:
+    with lock.unless_kept() as keep:
         _check(path)  # it may have changed hands
         _move_aside(path)
-    except BaseException:
-        lock.release()
-        raise
+        keep()
     return path, lock
 
 

@@ -170,18 +170,24 @@ def _write(plan: Plan, folder: Path, spool: Spool, kept: dict[str, Shard], progr
     }  # fmt: skip
     marks = {key: value if key == "seed" else str(value) for key, value in head.items()}
     marks |= {"classes": source.layout.classes, "scale": source.layout.scale, **asdict(statistics)}
+    _note(plan, folder, done)  # before the first shard is there, else nobody would know whose it is
     for split in SPLITS:
         for name, part in plan.files(split).items():
             if name not in done:
                 order = orders[split][part.start : part.stop]
                 batches = spool.batches(order, chunk_samples(source.layout.sample_bytes, len(part)))
                 done[name] = write_shard(folder / name, source.layout, len(part), {**marks, "split": split}, batches)
-                write_json(folder / _PARTIAL / "journal.json", {"plan": plan.digest, "shards": [asdict(shard) for shard in done.values()]})
+                _note(plan, folder, done)
             progress("writing", len(done), sum(len(plan.files(each)) for each in SPLITS))
     shards = tuple(done[name] for split in SPLITS for name in plan.files(split))
     manifest = Manifest(**head, layout=source.layout, statistics=statistics, shards=shards)
     write_json(folder / NAME, asdict(manifest))
     return manifest
+
+
+def _note(plan: Plan, folder: Path, done: dict[str, Shard]) -> None:
+    """Write the journal: what a conversion that is cut short leaves to the next one."""
+    write_json(folder / _PARTIAL / "journal.json", {"plan": plan.digest, "shards": [asdict(shard) for shard in done.values()]})
 
 
 def _kept(plan: Plan, folder: Path, force: bool) -> dict[str, Shard]:

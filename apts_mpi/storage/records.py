@@ -95,13 +95,12 @@ class RunDirectory:
         """
         path, lock = claim(directory, name, warn)
         fixed = {PROVENANCE: _json({"format": FORMAT, "format_version": FORMAT_VERSION, **provenance}), CONFIG: config.encode()}
-        try:
+        with lock.unless_kept() as keep:
             for file, data in fixed.items():
                 write_atomic(path / file, data)
-            return cls(path, lock, b"", fixed, warn)
-        except BaseException:
-            lock.release()
-            raise
+            run = cls(path, lock, b"", fixed, warn)
+            keep()
+        return run
 
     @classmethod
     def resume(
@@ -118,7 +117,7 @@ class RunDirectory:
         if not is_run(path):
             raise FileNotFoundError(f"{path} is no run directory of apts-mpi, so nothing can be resumed there")
         lock = RunLock.take(path / LOCK, warn=warn)
-        try:
+        with lock.unless_kept() as keep:
             if (path / COMPLETION).exists():
                 if not reopen:
                     raise FileExistsError(f"the run in {path} has finished; there is nothing to resume")
@@ -132,10 +131,9 @@ class RunDirectory:
                 write_atomic(path / CONFIG, config.encode())
             write_atomic(path / f"resumed-{index}.json", _json(provenance))
             fixed = {PROVENANCE: read_bytes(inside(path, PROVENANCE)), CONFIG: config.encode()}
-            return cls(path, lock, text, fixed, warn)
-        except BaseException:
-            lock.release()
-            raise
+            run = cls(path, lock, text, fixed, warn)
+            keep()
+        return run
 
     def text(self) -> bytes:
         """records.csv up to here, whole lines, on the disk or not; OSError names the file."""
