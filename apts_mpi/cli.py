@@ -1,6 +1,6 @@
 """The command line: turns what the user typed into a Command, without MPI and without torch.
 
-Exit codes: 0 finished, 2 usage, 3 numerical failure, 4 environment; any other: a bug, or one rank failed and took the others down.
+Exit codes: 0 finished, 2 usage, 3 numerical failure, 4 environment, 75 stopped with a checkpoint, to go on later; any other: a bug.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from apts_mpi.contracts import Communicator
 
 USAGE, NUMERICAL, ENVIRONMENT = 2, 3, 4
-TRAIN = "apts-mpi train [FILE.toml] [--section.key VALUE ...] [--print_config]"
+TRAIN = "apts-mpi train [FILE.toml] [--resume RUN] [--section.key VALUE ...] [--print_config]"
 PRECEDENCE = "A value comes from the command line, else APTS_SECTION__KEY, else FILE.toml, else the preset, else the default in brackets."
 
 
@@ -85,6 +85,8 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     train = commands.add_parser("train", help="train a network", usage=TRAIN, description=PRECEDENCE, formatter_class=layout)
     train.add_argument("file", nargs="?", metavar="FILE.toml", help="settings, as --print_config prints them")
     train.add_argument("--print_config", "--print-config", action="store_true", help="print every value and its source as TOML, and end")
+    told = "go on with the run in this folder from its last checkpoint, with its settings; others may be given beside"
+    train.add_argument("--resume", metavar="RUN", help=told)
     groups = {name: train.add_argument_group(name, owner.__doc__) for name, owner in settings.sections().items()}
     for key in settings.keys().values():
         default = settings.as_toml(key.default).strip('"[]') or "empty"
@@ -116,7 +118,7 @@ def parse(arguments: Sequence[str]) -> Command:
     options: list[tuple[str, str | None]] = []
     words: list[str] = []
     if arguments[:1] == ["train"]:
-        arguments, options = split_options(arguments)
+        arguments, options = split_options(arguments, ("resume",))
     elif arguments[:1] == ["tune"]:
         arguments, options = split_options(arguments, tune_cli.OPTIONS)
     elif arguments[:1] == ["job"]:
@@ -126,7 +128,7 @@ def parse(arguments: Sequence[str]) -> Command:
         options = split_options(words)[1]
     args = _parser().parse_args(arguments)
     if args.command == "train":
-        read = partial(read_settings, args.file, options)
+        read = partial(read_settings, args.file, options, args.resume)
         return Command(partial(print_config, read())) if args.print_config else Command(partial(train, read), parallel=True)
     if args.command == "tune":
         return Command(partial(tune, args, tune_cli.reader(args, partial(read_settings, args.file, options))), parallel=True)
@@ -152,9 +154,14 @@ def refuse(error: Exception) -> Command:
     return Command(run, parallel=True)
 
 
-def read_settings(file: str | None, options: Sequence[tuple[str, str | None]]) -> settings.Settings:
-    """The resolved settings of a train command; SettingsError if they are wrong."""
+def read_settings(file: str | None, options: Sequence[tuple[str, str | None]], resume: str | None = None) -> settings.Settings:
+    """The resolved settings of a train command, on top of those of the run to ``resume``; SettingsError if they are wrong."""
     layers = [settings.from_file(file)] if file else []
+    if resume:
+        from apts_mpi.rundir import CONFIG
+
+        told = settings.from_tree({"run": {"dir": resume, "resume": "must"}}, "command line --resume")
+        layers = [settings.from_file(os.path.join(resume, CONFIG)), *layers, told]
     return settings.resolve(*layers, settings.from_environment(os.environ), settings.from_options(options))
 
 

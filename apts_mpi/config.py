@@ -178,6 +178,7 @@ class RunConfig:
     threads: int = _key(0, "torch threads per rank; 0: OMP_NUM_THREADS, else the rank's share of the cores")
     dir: str = _key("", "run directory; empty: runs/<time>-<name>")
     resume: Literal["never", "auto", "must"] = _key("never", "go on from the last checkpoint in run.dir; auto: if there is one")
+    allow_changes: bool = _key(False, "go on although settings or data differ from the checkpoint's: another trajectory")
     name: str = _key("train", "last part of the run directory's name")
     evaluate: int = _key(1, "epochs between test evaluations; full batch: outer iterations; 0: only at the end")
     evaluate_iterations: int = _key(0, "outer iterations between test evaluations, in place of epochs; 0: run.evaluate counts")
@@ -187,9 +188,8 @@ class RunConfig:
     peak: bool = _key(False, "measure what a matrix product reaches, to state the share of it")
 
     def __post_init__(self) -> None:
-        _inside("run.evaluate", self.evaluate, 0, math.inf)
-        _inside("run.evaluate_iterations", self.evaluate_iterations, 0, math.inf)
-        _inside("run.threads", self.threads, 0, math.inf)
+        for name in ("evaluate", "evaluate_iterations", "threads"):
+            _inside(f"run.{name}", getattr(self, name), 0, math.inf)
 
 
 @dataclass(frozen=True)

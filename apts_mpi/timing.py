@@ -127,6 +127,12 @@ class Timers:
         self._laps.extend(since)
         return dict(zip(REGIONS, since, strict=True))
 
+    def recent(self, count: int) -> list[float]:
+        """Seconds of each of the last ``count`` laps, all regions together."""
+        size = len(REGIONS)
+        flat = self._laps[-count * size :]
+        return [sum(flat[start : start + size]) for start in range(0, len(flat), size)]
+
     def laps(self, region: str) -> array[float]:
         """Seconds of ``region`` in every lap so far, float32; 4 bytes for each region and lap stay in memory."""
         return self._laps[REGIONS.index(region) :: len(REGIONS)]

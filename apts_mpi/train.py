@@ -16,10 +16,12 @@ from apts_mpi import assembly, settings, timing, trial
 from apts_mpi.assembly import Data, Problem, Values
 from apts_mpi.config import PRESETS, Config, DataConfig
 from apts_mpi.contracts import Communicator, Wishes
-from apts_mpi.loop import Loop, Maker, Result
+from apts_mpi.loop import Loop, Maker
 from apts_mpi.network import emulated
+from apts_mpi.outcome import Result
 from apts_mpi.problem.losses import Loss
 from apts_mpi.problem.models import build_model
+from apts_mpi.resumption import adopt, find, fitting
 from apts_mpi.solver.build import Stepper, build_stepper
 from apts_mpi.timing import Timers
 from apts_mpi.tracing import tracer
@@ -124,21 +126,25 @@ def _run(
         _prepare_gpu(config.run.deterministic)
     timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None, tracer=tracer(device.type == "cuda"))
     comm = instrumented(comm, config, timers)
+    found = find(config, comm)
+    config = adopt(config, found, comm.size)
     data = together(comm, load)
     problem = together(comm, lambda: assembly.build(data, module(data), loss, config, comm, device))
     # Each rank computes the global step for itself: with other arithmetic it would end elsewhere.
     arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
     model = {"layout of the parameters": problem.flat.layout, "frozen parameters and buffers": problem.flat.fixed}
     handshake(comm, {**model, "data": data.fingerprint, "arithmetic": arithmetic})
+    if found is not None:
+        found = fitting(found, config, comm, problem, arithmetic)
     comm.broadcast_(problem.theta)
     timers.phase(timing.WARM_UP)
     together(comm, lambda: trial.check_model(problem))
     notes = trial.notes(problem, comm)
     facts = {**facts, **({"note": "; ".join(notes)} if notes else {})}
     comm.barrier()  # all ranks measure their peak at the same time, as they will compute
-    found = together(comm, lambda: assembly.measure(problem, config.run.peak))
-    problem.arithmetic = replace(found, peak=sum(row[0] for row in comm.gather([found.peak])) / comm.size)
-    return Loop(config, comm, problem, timers, threads, write, make_stepper, facts).run()
+    flops = together(comm, lambda: assembly.measure(problem, config.run.peak))
+    problem.arithmetic = replace(flops, peak=sum(row[0] for row in comm.gather([flops.peak])) / comm.size)
+    return Loop(config, comm, problem, timers, threads, write, make_stepper, facts, found, arithmetic).run()
 
 
 def instrumented(comm: Communicator, config: Config, timers: Timers) -> Communicator:

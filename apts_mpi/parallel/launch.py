@@ -119,6 +119,13 @@ def resume() -> None:
     _set_busy(True)
 
 
+def leave_now() -> None:
+    """End all ranks at once, without waiting for any; of one rank alone, KeyboardInterrupt. Not collective."""
+    for guard in _guards:
+        guard.abort("interrupted a second time; all ranks stop at once")
+    raise KeyboardInterrupt
+
+
 def _set_busy(busy: bool) -> None:
     for guard in _guards:
         guard.busy = busy

@@ -39,8 +39,9 @@ def remember_(owner: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None
     """Give the optimizer of one vector a copy of what ``memory`` gave."""
     point = owner.param_groups[0]["params"][0]
     owner.state.clear()
+    kinds = {name: point.dtype if value.numel() == point.numel() > 1 else value.dtype for name, value in state.items()}
     if state:
-        owner.state[point] = {name: value.to(point.device, copy=True) for name, value in state.items()}
+        owner.state[point] = {name: value.to(point.device, kinds[name], copy=True) for name, value in state.items()}
 
 
 class Baseline:

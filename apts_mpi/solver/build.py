@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, device
 
@@ -22,6 +22,11 @@ class Stepper(Protocol):
 
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
         """One outer iteration; every rank calls."""
+
+
+@runtime_checkable
+class Resumable(Stepper, Protocol):
+    """A method that can be kept in a checkpoint."""
 
     def state(self) -> State:
         """All that a later object needs, with theta, to go on with the same bits; tensors may be live."""

@@ -66,19 +66,22 @@ class LSR1:
         self._spectrum: Spectrum | None = None
 
     def state(self) -> dict[str, Tensor]:
-        """The pairs with their slots, their inner products and gamma; ``pairs`` is (2 count, n), s and y in turn, a copy."""
+        """Slots, gamma, inner products and, oldest first, the pairs: ``pair0`` is (2, n), s and y, live."""
         slots = torch.tensor([*self._order, self._spare], dtype=torch.float64)
-        rows = self._rows.view(-1, 2, self.n_params)[self._order].view(-1, self.n_params)
-        return {"slots": slots, "gamma": number(self.gamma), "gram": torch.from_numpy(self._gram), "pairs": rows}
+        pairs = {f"pair{i}": self._rows[2 * slot : 2 * slot + 2] for i, slot in enumerate(self._order)}
+        return {"slots": slots, "gamma": number(self.gamma), "gram": torch.from_numpy(self._gram), **pairs}
 
     def restore_(self, state: Mapping[str, Tensor]) -> None:
-        """Put every pair back into its slot; ``begin`` must follow."""
+        """Put every pair back into its slot; ``begin`` must follow. ValueError if the slots are not those of such a memory."""
         self.reset()
-        *self._order, self._spare = (int(slot) for slot in state["slots"])
+        slots = [int(slot) for slot in state["slots"]]
+        if len(set(slots)) != len(slots) or not {*slots} <= {*range(self.memory + 1)} or not slots:
+            raise ValueError(f"the slots of a memory of {self.memory} pairs cannot be {slots}")
+        *self._order, self._spare = slots
         self.gamma = float(state["gamma"])
         self._gram[:] = state["gram"].numpy()
-        for slot, pair in zip(self._order, state["pairs"].view(-1, 2, self.n_params), strict=True):
-            self._rows[2 * slot : 2 * slot + 2].copy_(pair)
+        for i, slot in enumerate(self._order):
+            self._rows[2 * slot : 2 * slot + 2].copy_(state[f"pair{i}"])
 
     @property
     def count(self) -> int:

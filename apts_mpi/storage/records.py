@@ -172,8 +172,7 @@ class RunDirectory:
         laps: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:  # fmt: skip
         """Write all that is left, completion.json last of all, and give the folder back; OSError names the file."""
-        self._flush(look=True)
-        self._lines.sync()
+        self._settle()
         lines = [_line(entry.name for entry in fields(RegionTime)), *(_line(astuple(line)) for line in table(timers))]
         write_atomic(self.path / TIMING, b"".join(lines))
         self.save(timers, laps)
@@ -181,10 +180,20 @@ class RunDirectory:
         write_atomic(self.path / COMPLETION, _json(with_sum({"format_version": COMPLETION_VERSION, **_finite(asdict(completion))})))
         self.close()
 
+    def leave(self, timers: Sequence[Sequence[float]] = (), laps: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        """Write all that is left of a run that is to go on later, and give the folder back; OSError names the file."""
+        self._settle()
+        self.save(timers, laps)
+        self.close()
+
     def close(self) -> None:
         """Give the folder back, without a completion record when a run fails; harmless after ``finish``."""
         self._lines.close()
         self._lock.release()
+
+    def _settle(self) -> None:
+        self._flush(look=True)
+        self._lines.sync()
 
     def _flush(self, look: bool = False) -> None:
         if self._lines.flush(look):  # into a new folder: it gets everything that the old one had

@@ -13,12 +13,13 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="u
 ROOMS = ("solver", "problem", "parallel", "storage", "study")
 LEVEL = dict.fromkeys(("contracts", "config", "baseline", "bounds", "timing", "partition", "network", "tracing", "arithmetic", "safety"), 0)
 LEVEL |= {"regular": 0, "lock": 1}
-LEVEL |= dict.fromkeys(("native", "settings", "monitor", "rundir", "provenance", "systems", "jobs", "interrupt"), 1)
+LEVEL |= dict.fromkeys(("native", "settings", "monitor", "rundir", "provenance", "systems", "jobs", "interrupt", "outcome"), 1)
 LEVEL |= dict.fromkeys(ROOMS, 2) | dict.fromkeys(("train", "loop", "assembly", "trial", "tune", "bench", "scale"), 3)
+LEVEL |= dict.fromkeys(("opening", "closing", "resumption", "checkpoints", "drift", "spread"), 3)
 LEVEL |= dict.fromkeys(("cli", "data_cli", "job_cli", "tune_cli", "bench_cli", "scale_cli", "__main__"), 4)
 LEVEL |= {"": 4}  # the package root, whose names load late
 OWNERS: dict[str, tuple[str, ...]] = {"mpi4py": ("parallel",), "h5py": ("storage",)}
-OWNERS["torch"] = ("solver", "problem", "native", "assembly", "loop", "train", "trial", "bench")
+OWNERS["torch"] = ("solver", "problem", "native", "assembly", "train", "trial", "bench", "resumption", "checkpoints", "drift", "spread")
 LATE = ("torch",)  # others may import these inside a function; the rest of OWNERS they may not import at all
 PRINTING = ("cli.py", "data_cli.py", "job_cli.py", "bench_cli.py", "scale_cli.py", "parallel/launch.py")
 PICKLES = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")

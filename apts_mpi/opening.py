@@ -1,0 +1,78 @@
+"""The run directory a run writes into, new or gone on with, and what the header says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apts_mpi import provenance, settings
+from apts_mpi.assembly import ArraySource, Problem
+from apts_mpi.config import Config
+from apts_mpi.contracts import Communicator
+from apts_mpi.network import emulated
+from apts_mpi.parallel.handshake import together
+from apts_mpi.resumption import Found
+from apts_mpi.rundir import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from apts_mpi.storage.records import RunDirectory
+
+
+def described(config: Config) -> str:
+    """The method and its main settings, for people."""
+    b = config.baseline
+    if config.method == "apts":
+        local = f"local {config.local.solver}, {config.solver.combine} of the steps"
+        return f"preset {config.preset}: {local}, global {config.global_step.solver}"
+    if config.method == "trust-region":
+        return f"trust-region: global {config.global_step.solver} alone"
+    detail = {"sgd": f", momentum {b.momentum:g}", "local-sgd": f", momentum {b.momentum:g}, H = {b.period}"}.get(config.method, "")
+    return f"{config.method}: lr {b.lr:g} {b.schedule}{detail}{', overlapped' if b.overlap else ''}"
+
+
+def header(config: Config, problem: Problem, ranks: int, threads: int, place: str, facts: Mapping[str, str]) -> dict[str, object]:
+    """Facts about a run for the first lines of its output; ``place``: where it is stored."""
+    share = f"{problem.objective.batch_samples:,} of {problem.samples:,} samples per outer iteration"
+    name = type(problem.flat.module).__name__ if isinstance(problem.data.train, ArraySource) else config.model.name
+    known: dict[str, object] = {
+        "data": f"{problem.data.name}, {share}", "model": f"{name}, n = {problem.theta.numel():,}, {config.model.dtype}",
+        "method": described(config), "subdomains": f"N = {problem.subdomains} on P = {ranks} ranks",
+        "device": f"{problem.theta.device}, {threads} thread{'s' * (threads > 1)} per rank", "run": place,
+    }  # fmt: skip
+    network = emulated(config.comm, ranks)
+    return {**known, **facts, **({"network": str(network)} if network else {})}
+
+
+def open_directory(
+    config: Config, comm: Communicator, problem: Problem, threads: int, facts: Mapping[str, str], found: Found | None,
+    warn: Callable[[str], None],
+) -> RunDirectory | None:  # fmt: skip
+    """Rank 0's run directory, a new one or that of ``found``; every rank calls. SetupError on all if it cannot be had."""
+    from apts_mpi.storage.checkpoint import sequences, set_aside
+    from apts_mpi.storage.records import RunDirectory
+
+    known = provenance.collect(
+        config_sha256=settings.digest(config), seed=config.run.seed, data=problem.data.fingerprint, mpi_library=comm.library,
+        hosts=comm.gather_text(comm.host), threads=threads, devices=comm.gather_text(str(problem.theta.device)),
+        n_params=problem.theta.numel(), subdomains=problem.subdomains,
+    ) | {
+        "emulated_network": str(emulated(config.comm, comm.size) or ""), "flops_per_gradient": problem.arithmetic.gradient,
+        "flops_per_value": problem.arithmetic.value, "peak_flops": problem.arithmetic.peak, **facts,
+    }  # fmt: skip
+    text = settings.to_toml(config)
+
+    def make() -> RunDirectory | None:
+        if comm.rank != 0:
+            return None
+        if found is None:
+            return RunDirectory.create(config.run.dir, config.run.name, text, known, warn)
+        assert found.checkpoint is not None
+        folder = Path(found.folder) / CHECKPOINTS
+        if sequences(folder)[:1] != [max((found.checkpoint.sequence, *found.damaged))]:
+            raise OSError(f"{folder}: another process has written there since this one looked; start again when it has ended")
+        set_aside(folder, found.damaged)
+        told = {**known, "resumed_after_iteration": found.iteration, "resumed_from": found.checkpoint.sequence, "notes": list(found.notes)}
+        return RunDirectory.resume(found.folder, found.checkpoint.records, text, told, reopen=True, warn=warn)
+
+    return together(comm, make)
