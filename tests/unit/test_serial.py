@@ -132,7 +132,7 @@ def test_gpu_by_local_rank(one_gpu: list[int]) -> None:
 @pytest.mark.fault(50)
 def test_shared_gpu_only_when_asked(one_gpu: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "visible_gpus", lambda: ["G0"])
-    with pytest.raises(HandshakeError, match="ranks 0, 1 on node1 G0"):
+    with pytest.raises(HandshakeError, match="ranks 0, 1 on node1 G0; .*set run.share_gpu to true"):
         devices.choose_device("cuda", Ranks(["node1 G0", "node1 G0"]))
     assert devices.choose_device("cuda", Ranks(["node1 G0", "node1 G0"]), share_gpu=True) == torch.device("cuda", 0)
 
