@@ -62,7 +62,7 @@ class TrustRegionConfig:
 
     def __post_init__(self) -> None:
         _inside("trust_region.radius_min", self.radius_min, 0, math.inf, closed=False)
-        _inside("trust_region.radius_max", self.radius_max, self.radius_min, math.inf)
+        _inside("trust_region.radius_max", self.radius_max, self.radius_min, 1e30)
         _inside("trust_region.radius_init", self.radius_init, self.radius_min, self.radius_max)
         _inside("trust_region.shrink", self.shrink, 0, 1, closed=False)
         _inside("trust_region.grow", self.grow, 1, math.inf, closed=False)

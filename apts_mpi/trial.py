@@ -43,7 +43,7 @@ def check_model(problem: Problem) -> None:
             if is_classification(held.targets):
                 _check_labels(flat, held, split)
     before = {name: buffer.clone() for name, buffer in flat.module.named_buffers()}
-    with first_samples():
+    with first_samples(_fractional(problem.objective.samples)):
         first, second = (score(flat, problem.loss, few, problem.theta)[0] for _ in range(2))
     if abs(first - second) > 1e-6 * abs(first):
         named = random_layers(flat.module)
@@ -120,13 +120,13 @@ def _absent(problem: Problem, comm: Communicator) -> Iterator[str]:
 
 
 @contextmanager
-def first_samples() -> Iterator[None]:
+def first_samples(hint: str = "") -> Iterator[None]:
     """What the model or the loss raises inside becomes ValueError: all ranks hear of it, in one sentence; a full memory MemoryError."""
     try:
         yield
     except (RuntimeError, TypeError, LookupError, AttributeError, AssertionError) as error:
         text = str(error) or type(error).__name__
-        told = MemoryError(text) if _is_full(error) else ValueError(f"the model or the loss failed on the first samples: {text}")
+        told = MemoryError(text) if _is_full(error) else ValueError(f"the model or the loss failed on the first samples: {text}{hint}")
         raise told from error
 
 
@@ -143,6 +143,15 @@ def enough_memory() -> Iterator[None]:
 
 def _is_full(error: Exception) -> bool:
     return "out of memory" in str(error) or "allocate memory" in str(error)
+
+
+def _fractional(held: Samples) -> str:
+    """What may be wrong, should the loss fail on one floating-point number a sample: labels are integers."""
+    if held.targets.ndim != 1 or is_classification(held.targets):
+        return ""
+    rows = (held.targets != held.targets.round()).nonzero().flatten()
+    first = f" (training sample {held.number(int(rows[0]))} has {float(held.targets[rows[0]]):g})" if len(rows) else ""
+    return f"; if the targets are class labels they must be of an integer type{first}"
 
 
 def _check_finite(held: Samples, name: str) -> None:
