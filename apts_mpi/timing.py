@@ -119,6 +119,10 @@ class Timers:
         traffic[0] += messages
         traffic[1] += nbytes
 
+    def entered(self) -> int:
+        """Regions entered so far; another thread may ask whether this one gets on."""
+        return sum(map(sum, self._counts.values()))
+
     def lap(self) -> dict[str, float]:
         """Seconds per region since the last lap, or since the phase began; ``laps`` keeps them in float32."""
         self._charge()

@@ -29,6 +29,7 @@ from apts_mpi.tracing import tracer
 if TYPE_CHECKING:
     from apts_mpi.parallel.comm import MpiCommunicator
     from apts_mpi.parallel.serial import SerialCommunicator
+    from apts_mpi.parallel.watchdog import Watchdog
 
 __all__ = ["Result", "run_training", "train"]
 
@@ -114,17 +115,29 @@ def _run(
     config: Config, comm: Communicator, load: Callable[[], Data], module: Callable[[Data], nn.Module], loss: str | Loss, write: bool,
     make_stepper: Maker = configured, facts: Mapping[str, str] = MappingProxyType({}),
 ) -> Result:  # fmt: skip
+    """As ``_watched``, with a watchdog; every rank calls."""
+    from apts_mpi.parallel.watchdog import watching
+
+    comm.agree("settings", settings.digest(config))  # first of all: what follows communicates as configured
+    with watching(comm, config.safety) as watchdog:
+        return _watched(watchdog, config, comm, load, module, loss, write, make_stepper, facts)
+
+
+def _watched(
+    watchdog: Watchdog, config: Config, comm: Communicator, load: Callable[[], Data], module: Callable[[Data], nn.Module], loss: str | Loss,
+    write: bool, make_stepper: Maker, facts: Mapping[str, str],
+) -> Result:  # fmt: skip
     """Set up, agree, loop, finish; every rank calls."""
     from apts_mpi.parallel.devices import choose_device, set_threads
     from apts_mpi.parallel.handshake import handshake, together
 
-    comm.agree("settings", settings.digest(config))  # first of all: what follows communicates as configured
     comm.configure(config.comm.reduction, config.comm.count_limit)
     device = choose_device(config.run.device, comm, config.run.share_gpu)
     threads = set_threads(config.run.threads, comm)
     if device.type == "cuda":
         _prepare_gpu(config.run.deterministic)
     timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None, tracer=tracer(device.type == "cuda"))
+    watchdog.progress = timers.entered
     comm = instrumented(comm, config, timers)
     found = find(config, comm)
     config = adopt(config, found, comm.size)
@@ -144,6 +157,7 @@ def _run(
     comm.barrier()  # all ranks measure their peak at the same time, as they will compute
     flops = together(comm, lambda: assembly.measure(problem, config.run.peak))
     problem.arithmetic = replace(flops, peak=sum(row[0] for row in comm.gather([flops.peak])) / comm.size)
+    watchdog.phase("run")
     return Loop(config, comm, problem, timers, threads, write, make_stepper, facts, found, arithmetic).run()
 
 

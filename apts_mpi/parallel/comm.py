@@ -1,19 +1,19 @@
 """The communicator over MPI: preallocated flat buffers, upper-case (unpickled) calls, counted.
 
 Law: every method is collective. The ranks of one MPI communicator call the same methods in the same
-order; nothing raises on one rank alone between two of them.
+order; nothing raises on one rank alone between two of them. ``pulse`` counts the verbs for the watchdog.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from apts_mpi.parallel.handshake import HandshakeError, difference
-from apts_mpi.parallel.reduce import MpiReducer, choose
+from apts_mpi.parallel.pulse import Pulse, verb
+from apts_mpi.parallel.reduce import MpiReducer, Reducer, choose
 from apts_mpi.parallel.serial import checked, checked_part
 from apts_mpi.parallel.started import choose_started
 
@@ -53,7 +53,7 @@ class MpiCommunicator:
         self.library = library_name(MPI.Get_library_version())
         self.large = self.small = self.bytes = 0
         self.reductions: dict[str, str] = {}  # provenance: the reducer chosen for each kind of message
-        self._pid = os.getpid()
+        self.pulse = Pulse(self.rank)
 
     @property
     def messages(self) -> int:
@@ -78,13 +78,17 @@ class MpiCommunicator:
         self.agree("message", kind)
         message = FlatMessage(n_params, dtype, device, scalars)
         if self.size > 1:
-            reducer = choose(self.comm, self.reduction, self.count_limit, message.host)
+            reducer = self._choose_reducer(message)
             message.reduce, self.reductions[kind] = reducer, reducer.name
         return message
 
+    @verb
+    def _choose_reducer(self, message: FlatMessage) -> Reducer:
+        return choose(self.comm, self.reduction, self.count_limit, message.host)
+
+    @verb
     def sum_(self, message: Message, vector: bool = True) -> None:
         """Replace the message by its sum over the ranks; ``vector=False`` sends scalars and flags alone."""
-        self._enter()
         flat = checked(message)
         cells = flat.fetch(vector)
         if self.size > 1:
@@ -93,17 +97,17 @@ class MpiCommunicator:
         flat.settle(vector)
         self.large, self.small = self.large + vector, self.small + (not vector)
 
+    @verb
     def start_sum(self, message: Message, start: int, stop: int) -> None:
         """Begin to sum entries start..stop-1 of the vector, which are not to be touched before ``finish_sum``; on a CPU."""
-        self._enter()
         flat = checked_part(message, start, stop)
         if self.size > 1:
             self._started.start(flat.host[start:stop])
             self.bytes += flat.host[start:stop].nbytes
 
+    @verb
     def finish_sum(self, message: Message) -> None:
         """Sum scalars and flags too and wait for all that was started; counts as one message."""
-        self._enter()
         flat = checked(message)
         cells = flat.fetch(vector=False)
         if self.size > 1:
@@ -113,11 +117,11 @@ class MpiCommunicator:
         flat.settle(vector=False)
         self.large += 1
 
+    @verb
     def broadcast_(self, vector: Tensor, root: int = 0) -> None:
         """Overwrite ``vector`` (1-D, contiguous) by that of rank ``root``."""
         from apts_mpi.parallel.message import check_flat
 
-        self._enter()
         check_flat(vector)
         staged = vector.detach().cpu()  # waits for the device; a CPU tensor is not copied
         cells = staged.numpy()
@@ -126,9 +130,9 @@ class MpiCommunicator:
         if vector.device.type != "cpu":
             vector.detach().copy_(staged)
 
+    @verb
     def share(self, text: str, root: int = 0) -> str:
         """The text of rank ``root``, on every rank."""
-        self._enter()
         data = np.frombuffer(text.encode(), np.uint8)
         length = np.array([len(data)])
         self.comm.Bcast(length, root=root)
@@ -151,9 +155,9 @@ class MpiCommunicator:
         """Each rank's text, on every rank, in rank order."""
         return [row.tobytes().decode() for row in self._gather(np.frombuffer(text.encode(), np.uint8))]
 
+    @verb
     def collect(self, row: NDArray[Real]) -> list[NDArray[Real]] | None:
         """Each rank's row, of one dtype on all, on rank 0 in rank order; None on the others. Rows may differ in length."""
-        self._enter()
         lengths = np.empty(self.size, np.int64)
         self.comm.Gather(np.array([len(row)]), lengths, root=0)
         row = np.ascontiguousarray(row)
@@ -164,22 +168,17 @@ class MpiCommunicator:
         self.comm.Gatherv(row, [found, lengths.tolist()], root=0)
         return np.split(found, np.cumsum(lengths)[:-1])
 
+    @verb
     def barrier(self) -> None:
         """Wait for all."""
-        self._enter()
         self.comm.Barrier()
 
+    @verb
     def _gather(self, row: np.ndarray[tuple[int], np.dtype[np.float64 | np.uint8]]) -> list[np.ndarray[tuple[int], np.dtype[np.uint8]]]:
         """Every rank's bytes."""
-        self._enter()
         data = row.view(np.uint8)
         lengths = np.empty(self.size, np.int64)
         self.comm.Allgather(np.array([len(data)]), lengths)
         found = np.empty(int(lengths.sum()), np.uint8)
         self.comm.Allgatherv(data, [found, lengths.tolist()])
         return np.split(found, np.cumsum(lengths)[:-1])
-
-    def _enter(self) -> None:
-        """Refuse a forked child: it shares the parent's MPI connections and would corrupt them."""
-        if os.getpid() != self._pid:
-            raise RuntimeError(f"rank {self.rank} was forked after MPI had started; talk to other ranks from the parent process only")

@@ -16,17 +16,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from apts_mpi.parallel.handshake import HandshakeError
+from apts_mpi.parallel.handshake import HandshakeError, ReductionError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 
+ENVIRONMENT, BUG = 4, 1  # exit codes
+COURTESY = 2.0  # s that rank 0 has to speak for all
+LAST = 6.0  # s in which the rest of an abort must be over
 FORWARDING = 0.4  # s for the launcher to pass words on: MPICH's mpiexec drops what is still under way when the abort arrives
 
 
@@ -47,6 +50,8 @@ class Guard:
         self._world: MPI.Intracomm | None = None
         self._ends: MPI.Intracomm | None = None
         self._owns = self._ended = False
+        self._ending = threading.Lock()
+        self.announce: Callable[[], None] = lambda: None  # tells the watchdog that the end is near
         self.busy = True  # may others be waiting for this rank in a collective?
         self._pid = os.getpid()
         self._others = sys.excepthook, threading.excepthook
@@ -93,39 +98,50 @@ class Guard:
 
             MPI.Finalize()
 
-    def abort(self, words: str, courtesy: float = 0.75) -> None:
-        """Print ``words`` behind this rank's name and end all ranks with a status other than 0.
+    def abort(
+        self, words: str, courtesy: float = COURTESY, code: int = ENVIRONMENT, details: Callable[[], str] | None = None
+    ) -> NoReturn:
+        """Write ``words`` behind this rank's name, then ``details()``, and end all ranks with ``code``. Any thread may call.
 
         When all ranks fail alike rank 0 speaks for them: the others wait ``courtesy`` seconds for its abort.
         """
+        if not self._ending.acquire(blocking=False):  # another thread is at it
+            time.sleep(LAST)
+            os._exit(code)
+        if self._world is not None:
+            faulthandler.dump_traceback_later(courtesy + LAST, exit=True, file=sys.__stderr__ or 2)  # should the abort itself hang
+        self.announce()
         if self.rank:
             time.sleep(courtesy)
-        _flush()
-        sys.stderr.write(f"rank {self.rank} on {platform.node()}: {words.rstrip()}\n")
-        sys.stderr.flush()
+        _in_time(_flush)
+        _in_time(lambda: _write(f"rank {self.rank} on {platform.node()}: {words.rstrip()}\n"))
+        if details is not None:
+            more = details().rstrip()
+            _in_time(lambda: _write(f"{more}\n"))
         time.sleep(FORWARDING)
         if self._world is not None:
-            faulthandler.dump_traceback_later(3.0, exit=True, file=sys.__stderr__ or 2)  # should the abort itself hang
-            self._world.Abort(1)
+            self._world.Abort(code)
         # Others may wait in MPI_Init. MPICH's mpiexec ends them only if this process dies by a signal.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(code)
 
     def _on_error(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not self.armed:
             self._others[0](kind, error, trace)
         else:
-            self.abort(_words(kind, error, trace), courtesy=2.0 if isinstance(error, HandshakeError) else 0.75)
+            self.abort(_words(kind, error, trace), code=exit_code(error))
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
         if not self.armed or args.exc_value is None or args.exc_type is SystemExit:
             self._others[1](args)
         else:
             name = args.thread.name if args.thread else "?"
-            self.abort(f"in thread {name}: {_words(args.exc_type, args.exc_value, args.exc_traceback)}")
+            words = _words(args.exc_type, args.exc_value, args.exc_traceback)
+            self.abort(f"in thread {name}: {words}", code=exit_code(args.exc_value))
 
     def _on_exit(self) -> None:
         if not self.armed or self._world is None:  # before MPI is up leaving is fine: --help, wrong options
@@ -133,6 +149,27 @@ class Guard:
         if self.busy:
             self.abort("left before the run had ended on all ranks (sys.exit or an early return); all ranks stop")
         self.end(math.inf)
+
+
+def exit_code(error: BaseException) -> int:
+    """4 where the surroundings are to blame (files, memory, libraries, ranks that differ), 1 where the program is."""
+    surroundings = isinstance(error, OSError | ImportError | MemoryError | HandshakeError | LaunchError | ReductionError)
+    return ENVIRONMENT if surroundings or type(error).__name__ == "OutOfMemoryError" else BUG  # that of torch, on a GPU
+
+
+def _in_time(action: Callable[[], object]) -> None:
+    """Run ``action`` for at most a second: what stuck the main thread may be a pipe that nobody reads."""
+    if threading.current_thread() is threading.main_thread():
+        action()
+        return
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(1.0)
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def _flush() -> None:
@@ -143,6 +180,6 @@ def _flush() -> None:
 
 def _words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> str:
     """A traceback, or the message alone where the code is not to blame."""
-    if isinstance(error, (HandshakeError, LaunchError)):
+    if isinstance(error, HandshakeError | LaunchError | ReductionError):
         return f"{kind.__name__}: {error}"
     return f"{kind.__name__}: {error}\n" + "".join(traceback.format_exception(kind, error, trace))

@@ -31,6 +31,10 @@ class SetupError(HandshakeError):
         self.usage = usage
 
 
+class ReductionError(RuntimeError):
+    """A sum over the ranks is not the sum of what they sent; raised on the ranks that see it, which may be one alone."""
+
+
 class TextGatherer(Protocol):
     """What the comparison needs of a communicator."""
 

@@ -79,16 +79,21 @@ def arm() -> Guard | None:
     return _guards[0] if _guards else None
 
 
+def guard() -> Guard | None:
+    """What ends all ranks when this one fails; None without a launcher, or after ``finish``."""
+    return _guards[0] if _guards else None
+
+
 def start(reduction: str = "auto", count_limit: int = 2**30, patience: float = 120.0) -> MpiCommunicator | SerialCommunicator:
     """The communicator of this run; every rank calls, once, before anything else is collective.
 
     Without a launcher this is the serial one and MPI is not even imported. Raises LaunchError if the
     launcher and the MPI library do not fit; ends the process if the others do not start within ``patience`` seconds.
     """
-    guard = arm()
-    if guard is None:
+    armed = arm()
+    if armed is None:
         return SerialCommunicator()
-    world = _start_mpi_on_all_ranks(guard, patience)
+    world = _start_mpi_on_all_ranks(armed, patience)
     from apts_mpi.parallel.comm import MpiCommunicator
 
     return MpiCommunicator(world.Dup(), reduction, count_limit)
@@ -127,11 +132,11 @@ def leave_now() -> None:
 
 
 def _set_busy(busy: bool) -> None:
-    for guard in _guards:
-        guard.busy = busy
+    for armed in _guards:
+        armed.busy = busy
 
 
-def _start_mpi_on_all_ranks(guard: Guard, patience: float) -> MPI.Intracomm:
+def _start_mpi_on_all_ranks(armed: Guard, patience: float) -> MPI.Intracomm:
     """Start MPI, check what came up and hand it to the guard."""
     try:
         import mpi4py
@@ -150,13 +155,13 @@ def _start_mpi_on_all_ranks(guard: Guard, patience: float) -> MPI.Intracomm:
     owns = not MPI.Is_initialized()
     if owns:
         check_launcher(os.environ, library)
-        with guard.waiting(patience):
+        with armed.waiting(patience):
             # We call from one thread at a time. But below MULTIPLE MPICH 5 sums through shared-memory cells that are good
             # for short buffers alone: 2.1 MB at 2 ranks took 1.3 ms instead of 0.35; 16 bytes take 1 us instead of 2.
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
     check_thread_level(MPI.Query_thread(), MPI.THREAD_FUNNELED, library)
     check_size(MPI.COMM_WORLD.Get_size(), os.environ, library)
-    guard.join(owns)
+    armed.join(owns)
     return MPI.COMM_WORLD
 
 

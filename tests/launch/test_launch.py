@@ -3,83 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
+import launch_cases
 import pytest
+from launch_cases import failed, needs_mpiexec, run
 
-BESIDE = Path(sys.executable).parent / "mpiexec"
-MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
-LIMIT = 10.0  # seconds in which every fault must end
-
-pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec beside the interpreter or on PATH")
-
-# Open MPI as root and with more ranks than cores; MPICH ignores these.
-SETTINGS = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "OMPI_MCA_mpi_yield_when_idle": "1",
-    "OMPI_MCA_pml": "ob1",  # on one node: starts in a third of the time
-    "OMPI_MCA_btl": "self,sm",
-    "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-}
-HEAD = """
-import os, sys, threading, time
-from apts_mpi.parallel.launch import finish, start
-"""
-
-
-@dataclass
-class Outcome:
-    """How a program ended."""
-
-    status: int
-    text: str  # stdout and stderr
-    seconds: float
-
-
-def run(tmp_path: Path, body: str, ranks: int = 3, limit: float = LIMIT) -> Outcome:
-    """Run ``body`` on ``ranks`` ranks by plain python; a hang fails the test."""
-    script = tmp_path / "program.py"
-    script.write_text(HEAD + textwrap.dedent(body))
-    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, str(script)]
-    began = time.monotonic()
-    # A file, not a pipe: a grandchild that outlives the launcher would keep a pipe open.
-    with open(tmp_path / "output", "w+b") as output:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **SETTINGS},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            status = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            status = -1
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        output.seek(0)
-        text = output.read().decode(errors="replace")
-    assert status != -1, f"still running after {limit} s; so far:\n{text}"
-    return Outcome(status, text, time.monotonic() - began)
-
-
-def failed(outcome: Outcome, *words: str) -> None:
-    """The run ended with a status, in time, and said all of ``words``."""
-    assert outcome.status != 0, outcome.text
-    for word in words:
-        assert word in outcome.text, f"{word!r} is not in\n{outcome.text}"
+pytestmark = needs_mpiexec
 
 
 def test_a_good_run_ends_well(tmp_path: Path) -> None:
@@ -93,6 +23,7 @@ def test_collective_exit_code_after_finish(tmp_path: Path) -> None:
     assert outcome.status == 75 and "left before" not in outcome.text, outcome.text
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("others", ["comm.barrier()", "comm.gather([1.0])", "time.sleep(60)"])
 def test_exception_on_one_rank(tmp_path: Path, others: str) -> None:
     body = f"""
@@ -107,6 +38,7 @@ def test_exception_on_one_rank(tmp_path: Path, others: str) -> None:
     assert outcome.text.count("Traceback") == 1 and "rank 0 on" not in outcome.text
 
 
+@pytest.mark.fault(40)
 def test_exception_in_a_thread(tmp_path: Path) -> None:
     body = """
     comm = start()
@@ -122,6 +54,7 @@ def test_exception_in_a_thread(tmp_path: Path) -> None:
     failed(run(tmp_path, body), "rank 2 on ", "in thread writer: OSError: disk is gone")
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize("leave", ["sys.exit(0)", "sys.exit(3)", "return"])
 def test_one_rank_leaves_early(tmp_path: Path, leave: str) -> None:
     body = f"""
@@ -136,6 +69,7 @@ def test_one_rank_leaves_early(tmp_path: Path, leave: str) -> None:
     failed(run(tmp_path, body), "rank 1 on ", "left before the run had ended on all ranks")
 
 
+@pytest.mark.fault(41)
 def test_one_rank_ends_alone(tmp_path: Path) -> None:
     body = """
     comm = start()
@@ -175,6 +109,7 @@ def test_after_resume_leaving_early_is_a_fault_again(tmp_path: Path) -> None:
     failed(run(tmp_path, body, ranks=2), "rank 1 on ", "left before")
 
 
+@pytest.mark.fault(40)
 def test_when_all_ranks_fail_alike_rank_0_speaks(tmp_path: Path) -> None:
     body = """
     comm = start()
@@ -183,6 +118,31 @@ def test_when_all_ranks_fail_alike_rank_0_speaks(tmp_path: Path) -> None:
     outcome = run(tmp_path, body)
     failed(outcome, "rank 0 on ", "HandshakeError: config differs between the ranks: 2 of 3 ranks have 'b', but not rank 1 on")
     assert outcome.text.count("config differs") == 1 and "Traceback" not in outcome.text
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize(("error", "code"), [("KeyError('same')", 1), ("OSError('same')", 4), ("MemoryError('same')", 4)])
+def test_one_traceback_when_all_ranks_raise_the_same(tmp_path: Path, error: str, code: int) -> None:
+    outcome = run(tmp_path, f"comm = start(); raise {error}")
+    failed(outcome, "rank 0 on ")
+    assert outcome.status == code and outcome.text.count("Traceback") == 1, outcome.text
+    assert outcome.text.startswith("rank 0 on ")
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize(("error", "code"), [("ValueError('odd')", 1), ("ImportError('odd')", 4), ("ReductionError('odd')", 4)])
+def test_the_launcher_hands_the_exit_code_on(tmp_path: Path, error: str, code: int) -> None:
+    body = f"""
+    from apts_mpi.parallel.handshake import ReductionError
+    comm = start()
+    if comm.rank == 1:
+        raise {error}
+    comm.barrier()
+    time.sleep(60)
+    """
+    outcome = run(tmp_path, body, ranks=2)
+    failed(outcome, "rank 1 on ", "odd")
+    assert outcome.status == code, outcome.text
 
 
 RANK_1 = 'os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1"'
@@ -218,6 +178,7 @@ def test_leaving_before_start_is_fine(tmp_path: Path) -> None:
     assert outcome.status == 0 and not outcome.text, outcome.text
 
 
+@pytest.mark.fault(47)
 @pytest.mark.parametrize("which", ["True", 'rank == "1"'], ids=["all", "mixed"])
 def test_worlds_of_one_are_refused(tmp_path: Path, which: str) -> None:
     body = """
@@ -235,14 +196,16 @@ def test_worlds_of_one_are_refused(tmp_path: Path, which: str) -> None:
     failed(outcome, "LaunchError: SLURM_STEP_NUM_TASKS says 2 ranks, but", "sees 1", "mpiexec -n 2")
 
 
+@pytest.mark.fault(47)
 def test_the_other_launcher_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = os.environ.get("OTHER_MPIEXEC")
     if not other:
         pytest.skip("set OTHER_MPIEXEC to the mpiexec of another MPI")
-    monkeypatch.setattr(sys.modules[__name__], "MPIEXEC", other)
+    monkeypatch.setattr(launch_cases, "MPIEXEC", other)
     failed(run(tmp_path, "comm = start(); time.sleep(60)", ranks=2), "rank 0 on ", "LaunchError", "the launcher ", "mpiexec -n 2")
 
 
+@pytest.mark.fault(53)
 def test_forked_child_cannot_reach_the_others_nor_stop_them(tmp_path: Path) -> None:
     body = """
     import warnings

@@ -267,6 +267,7 @@ def test_agree_names_the_minority_on_every_rank() -> None:
     everywhere(len(set(WORLD.allgather(text))) == 1)
 
 
+@pytest.mark.fault(48)
 def test_handshake_finds_another_version_on_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     comm = MpiCommunicator(WORLD)
     handshake(comm, {"config": "x"})

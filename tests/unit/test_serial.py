@@ -199,6 +199,7 @@ def test_advice_names_the_launcher_of_the_library() -> None:
     assert "--mpi=pmix" in launch.advice(4, "Open MPI v5.0.11")
 
 
+@pytest.mark.fault(54)
 def test_thread_level_too_low_is_refused() -> None:
     with pytest.raises(launch.LaunchError, match="thread level 0, 1"):
         launch.check_thread_level(0, 1, "MPICH 5")
