@@ -1,8 +1,8 @@
-"""Train a small network on 1, 2 and 4 ranks of the MPI beside this interpreter; print the one hash of the parameters.
+"""Train a small network on 1, 2, 4 and 8 ranks of the MPI beside this interpreter; print the one hash of the parameters.
 
     python tests/launch/same_bits.py
 
-Prints one line, "theta_sha256 HASH", and ends with status 0 if the final parameters have the same bits on 1, 2 and 4 ranks
+Prints one line, "theta_sha256 HASH", and ends with status 0 if the final parameters have the same bits on 1, 2, 4 and 8 ranks
 and without a launcher. The line must also be the same under every MPI: compare it between environments with the same torch.
 """
 
@@ -100,7 +100,7 @@ def theta_hash(folder: Path, ranks: int) -> str:
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         make_data(Path(name))
-        found = {ranks: theta_hash(Path(name), ranks) for ranks in (0, 1, 2, 4)}
+        found = {ranks: theta_hash(Path(name), ranks) for ranks in (0, 1, 2, 4, 8)}
     for ranks, value in found.items() if len(set(found.values())) > 1 else [(0, found[0])]:
         print("theta_sha256", value, *([f"on {ranks} ranks"] if len(set(found.values())) > 1 else []))
     return int(len(set(found.values())) > 1)

@@ -15,7 +15,7 @@ COMMON = "--data.path set --run.dir run --run.device cpu --run.threads 1"
 
 
 def test_same_parameters_on_two_ranks_and_without_a_launcher(tmp_path: Path) -> None:
-    """The short form of same_bits.py, which has 1, 2 and 4 ranks."""
+    """And the same record of what was done; test_same_bits.py has more ranks."""
     make_data(tmp_path)
     hashes = {ranks: theta_hash(tmp_path, ranks) for ranks in (0, 2)}
     assert len(set(hashes.values())) == 1, hashes
