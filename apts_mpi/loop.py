@@ -56,7 +56,7 @@ class Loop:
         place = comm.share(str(self._directory.path) if self._directory else "")
         self._place = place or (found.folder if found else "")
         folder = self._directory.path / CHECKPOINTS if self._directory else None
-        sequence = found.checkpoint.sequence if found and found.checkpoint else 0
+        sequence = max((found.checkpoint.sequence, *found.damaged)) if found and found.checkpoint else 0
         self._checkpoints = Checkpoints(config.checkpoint, comm, folder, sequence, self._warn)
         self._header = header(config, problem, comm.size, threads, self._place or "not stored", facts)
         self._keeps = self._checkpoints.on and isinstance(self._solver, Resumable) and bool(place)
