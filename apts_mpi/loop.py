@@ -67,9 +67,9 @@ class Loop:
         """All outer iterations; every rank calls."""
         before = sum(line.mean for line in timing.table([self._timers.row()]))
         self._timers.phase(timing.RUN)
-        with self._monitor as monitor, self._listening():
+        with self._monitor as monitor, self._open():
             monitor.start(self._header)
-            for note in self._notes:
+            for note in filter(None, [*self._notes, self._interrupt.note if self._place else ""]):
                 monitor.note(note)
             status = self._begun
             nth = f"iteration {self._first + 1}" if self._first else "first iteration"
@@ -81,14 +81,14 @@ class Loop:
             return self._finish(status)
 
     @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Signals mean a stop with a checkpoint, where one can be written; elsewhere they mean what they meant before."""
-        if not self._place:
-            yield
-            return
-        with self._interrupt as interrupt:
-            if interrupt.note:
-                self._monitor.note(interrupt.note)
+    def _open(self) -> Iterator[None]:
+        """Signals mean a stop with a checkpoint while the run goes on; however it ends, nothing is left half written or locked."""
+        with contextlib.ExitStack() as stack:
+            if self._directory is not None:
+                stack.callback(self._directory.close)
+            stack.callback(self._checkpoints.finish)
+            if self._place:  # elsewhere nothing can be kept, and signals mean what they meant before
+                stack.enter_context(self._interrupt)
             yield
 
     def _iterate(self, k: int) -> Status:
