@@ -33,7 +33,11 @@ def naming(path: Path) -> Iterator[None]:
 def inside(folder: Path, name: str) -> Path:
     """``folder / name``; DataError if it leads out of the folder, by its spelling or by a symbolic link."""
     path = folder / name
-    if Path(name).name != name or path.resolve().parent != folder.resolve():
+    try:
+        leads_out = Path(name).name != name or path.resolve().parent != folder.resolve()
+    except (RuntimeError, ValueError):  # a loop of symbolic links, a zero byte
+        leads_out = True
+    if leads_out:
         raise DataError(f"{path}: leads out of its folder; put the file itself there")
     return path
 
@@ -64,7 +68,9 @@ def read_object(path: Path, limit: int = 64 << 20) -> dict[str, Any]:
     """The object in a JSON file of at most ``limit`` bytes; OSError or DataError name it."""
     try:
         value = json.loads(read_bytes(path, limit).decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:  # also of numbers with too many digits
         raise DataError(f"{path} is not JSON: {error}") from error
     if type(value) is not dict:
         raise DataError(f"{path} must hold a JSON object")

@@ -68,7 +68,9 @@ def read_json(path: Path, limit: int = 64 << 20) -> Any:
     """The content of a JSON file of at most ``limit`` bytes; DataError unless it can be read."""
     try:
         return json.loads(read_bytes(path, limit).decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:  # also of numbers with too many digits
         raise DataError(f"{path}: not a JSON file ({error}); make the data set again or copy it again") from error
 
 

@@ -58,8 +58,10 @@ def reading(path: Path, handle: BufferedReader) -> Iterator[h5py.File]:
         with h5py.File(handle, "r") as file:
             check_plain(file, path, os.fstat(handle.fileno()).st_size)
             yield file
-    except DataError:
-        raise
+    except DataError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from error
     except HDF5_ERRORS as error:
         if isinstance(error, OSError) and error.errno:
             raise

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from apts_mpi.storage.files import DataError, file_hash
+from apts_mpi.regular import DataError, inside
+from apts_mpi.storage.files import file_hash
 from apts_mpi.storage.manifest import SPLITS, Manifest, Shard, load_manifest
 from apts_mpi.storage.shards import Split
 from apts_mpi.storage.sources import batch_size
@@ -71,7 +72,8 @@ def _problems(folder: Path, manifest: Manifest, shard: Shard) -> Iterator[str]:
     """Everything that is wrong with one shard."""
     path = folder / shard.name
     try:
-        if path.is_file() and file_hash(path) != shard.sha256:
+        path = inside(folder, shard.name)
+        if path.is_file() and path.stat().st_size == shard.bytes and file_hash(path) != shard.sha256:
             yield f"{path}: its SHA-256 is not the one in the manifest; copy it again or convert again"
         found = _histogram(folder, manifest, shard)
         if found != shard.histogram:
