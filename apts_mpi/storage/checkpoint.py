@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from apts_mpi.regular import inside
 from apts_mpi.storage.files import DataError, file_hash, read_json, sync
 from apts_mpi.storage.plain import naming, write_atomic
 from apts_mpi.storage.sealed import new_file, open_sealed, write_sealed
@@ -99,8 +100,8 @@ def set_aside(folder: Path, damaged: Iterable[int]) -> None:
 
 def read(folder: Path, sequence: int) -> Checkpoint:
     """Checkpoint ``sequence``; DataError or OSError name the file unless it is exactly what its record says."""
-    path = stem(folder, sequence).with_suffix(".h5")
-    record = _record(path, sequence)
+    path = inside(folder, stem(folder, sequence).name + ".h5")
+    record = _record(inside(folder, path.stem + ".json"), sequence)
     with open_sealed(path) as file:
         _check_file(path, record)
         if set(file) != {"facts", "theta", "shared", "own", "records"} or len(file.attrs):
@@ -109,7 +110,7 @@ def read(folder: Path, sequence: int) -> Checkpoint:
         theta = _array(path, file["theta"])
         shared = {name: _array(path, entry) for name, entry in _group(path, file["shared"]).items()}
         own = _own(path, _group(path, file["own"]), facts.get("subdomains"))
-        records = _array(path, file["records"]).tobytes()
+        records = _bytes(path, file["records"])
     if theta.ndim != 1 or not len(theta) or theta.dtype.kind != "f" or not np.isfinite(theta).all():
         raise DataError(f"{path}: theta is no vector of finite numbers")
     return Checkpoint(sequence, facts, theta, shared, own, records)
@@ -134,9 +135,8 @@ def _image(checkpoint: Checkpoint) -> io.BytesIO:
     return image
 
 
-def _record(path: Path, sequence: int) -> dict[str, Any]:
-    """The commit record of the checkpoint file ``path``."""
-    where = path.with_suffix(".json")
+def _record(where: Path, sequence: int) -> dict[str, Any]:
+    """The commit record in the file ``where``."""
     record = read_json(where, RECORD_BYTES)
     wanted = {"format": FORMAT, "sequence": sequence}
     if type(record) is not dict or any(record.get(name) != value for name, value in wanted.items()):
@@ -154,9 +154,9 @@ def _check_file(path: Path, record: Mapping[str, Any]) -> None:
 
 def _facts(path: Path, file: h5py.File) -> dict[str, Any]:
     """The JSON object of the checkpoint."""
-    cells = _array(path, file["facts"])
+    text = _bytes(path, file["facts"])
     try:
-        facts = json.loads(cells.tobytes().decode()) if len(cells) <= FACTS_BYTES else None
+        facts = json.loads(text.decode()) if len(text) <= FACTS_BYTES else None
     except (ValueError, RecursionError):
         facts = None
     if type(facts) is not dict or facts.pop("format", None) != FORMAT or type(facts.get("iteration")) is not int:
@@ -170,7 +170,16 @@ def _array(path: Path, entry: Any) -> NDArray[Any]:
     """A dataset of plain numbers; DataError for anything else."""
     if not isinstance(entry, h5py.Dataset) or entry.dtype.name not in KINDS or entry.ndim > 2:
         raise DataError(f"{path}: {entry.name} is no array of {', '.join(KINDS)} with at most two axes")
-    return np.asarray(entry[()])
+    found = np.asarray(entry[()])
+    return found.astype(found.dtype.newbyteorder("="), copy=False)
+
+
+def _bytes(path: Path, entry: Any) -> bytes:
+    """A dataset of bytes; DataError for anything else."""
+    cells = _array(path, entry)
+    if cells.dtype != np.uint8 or cells.ndim != 1:
+        raise DataError(f"{path}: {entry.name} holds something else than bytes")
+    return cells.tobytes()
 
 
 def _group(path: Path, entry: Any) -> h5py.Group:

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from apts_mpi.storage import checkpoint
 from apts_mpi.storage.parameters import read_parameters
 from apts_mpi.storage.plain import values
 from apts_mpi.storage.sealed import open_sealed
@@ -22,7 +23,8 @@ def digest(parts: Iterable[Any]) -> str:
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
-            total.update(f"{part.dtype.newbyteorder('=')} {part.shape}".encode() + np.ascontiguousarray(part).tobytes())
+            native = part.astype(part.dtype.newbyteorder("="))
+            total.update(f"{native.dtype} {native.shape}".encode() + native.tobytes())
         else:
             total.update(repr(part).encode())
     return total.hexdigest()
@@ -50,6 +52,13 @@ def parameters(path: Path) -> str:
     return digest(part for pair in read_parameters(path).items() for part in pair)
 
 
+def checkpoint_1(path: Path) -> str:
+    """The first checkpoint in a folder."""
+    found = checkpoint.read(path, 1)
+    own = [pair for arrays in found.own for pair in sorted(arrays.items())]
+    return digest([found.facts, found.theta, found.records, *(part for pair in (*sorted(found.shared.items()), *own) for part in pair)])
+
+
 def sealed(path: Path) -> str:
     """Whatever plain values a sealed file holds."""
     with open_sealed(path) as file:
@@ -63,3 +72,4 @@ def _everything(group: h5py.Group) -> Iterable[Any]:
 
 
 READERS: dict[str, Callable[[Path], str]] = {"dataset": dataset, "verified": verified, "parameters": parameters, "sealed": sealed}
+READERS["checkpoint"] = checkpoint_1
