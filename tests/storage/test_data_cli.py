@@ -60,6 +60,7 @@ def test_every_option_reaches_its_format(tmp_path: Path, capsys: pytest.CaptureF
     assert "needs images as train/<class>/<file>" in capsys.readouterr().err
 
 
+@pytest.mark.fault(30)
 def test_a_warning_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("convert", "npz", save_npz(tmp_path / "raw.npz", **numbered()), tmp_path / "set", "--classes", "6") == 0
     assert "note: train has no sample of 2 of the classes: 4, 5" in capsys.readouterr().err

@@ -158,6 +158,7 @@ def test_records_grow_line_by_line_and_the_completion_comes_last(tmp_path: Path,
     assert order == ["timing.csv", "records.h5", "parameters.h5", "completion.json"]
 
 
+@pytest.mark.fault(65)
 def test_atomic_write_is_file_sync_rename_folder_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     sync, replace = os.fsync, Path.replace
@@ -187,6 +188,7 @@ def test_a_failed_atomic_write_keeps_the_old_file_and_names_it(tmp_path: Path) -
     assert path.read_bytes() == b"old" and [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.fault(68)
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_a_cut_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
     path = filled(tmp_path / "run") / "records.csv"
@@ -197,6 +199,7 @@ def test_a_cut_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
     assert run.columns["radius"].tolist() == [1.0, 0.5]
 
 
+@pytest.mark.fault(68)
 def test_garbage_after_whole_lines_is_left_out(tmp_path: Path) -> None:
     path = filled(tmp_path / "run") / "records.csv"
     for garbage in (b"\0" * 500, b"1,2,3\n", b"\xff\xfe\n"):
@@ -208,6 +211,7 @@ def test_garbage_after_whole_lines_is_left_out(tmp_path: Path) -> None:
     assert read_run(path.parent).columns == {}
 
 
+@pytest.mark.fault(68)
 def test_killed_between_two_lines_the_records_are_whole(tmp_path: Path) -> None:
     code = """
 import sys; sys.path.insert(0, sys.argv[2])

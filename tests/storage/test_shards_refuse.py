@@ -126,6 +126,9 @@ CASES = {
 }
 
 
+@pytest.mark.fault(31)
+@pytest.mark.fault(35)
+@pytest.mark.fault(36)
 @pytest.mark.filterwarnings("ignore:The given chunk")
 @pytest.mark.parametrize("case", CASES)
 def test_refused(dest: Path, case: str) -> None:
@@ -148,6 +151,7 @@ def test_chunks_that_were_never_written_are_not_read_as_zeros(dest: Path) -> Non
         read(dest)
 
 
+@pytest.mark.fault(36)
 def test_bombs_need_no_memory(pattern: Path, tmp_path: Path) -> None:
     """Under an address-space limit the refusals still come, as refusals."""
     lines = ["import sys", "from apts_mpi.storage.verify import verify", "import resource"]
@@ -171,6 +175,7 @@ def test_bombs_need_no_memory(pattern: Path, tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_AS)[0] != limit
 
 
+@pytest.mark.fault(33)
 def test_a_flipped_bit_is_an_error_or_changes_nothing(dest: Path) -> None:
     """Data and metadata carry checksums: no flip anywhere may give other numbers."""
     path, expected = dest / SHARD, read(dest)
@@ -187,6 +192,7 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(dest: Path) -> None:
     assert noticed > len(raw) / step / 2
 
 
+@pytest.mark.fault(33)
 def test_a_flip_in_the_values_is_found_by_reading_and_named(dest: Path) -> None:
     path = dest / SHARD
     raw = bytearray(path.read_bytes())
@@ -199,6 +205,7 @@ def test_a_flip_in_the_values_is_found_by_reading_and_named(dest: Path) -> None:
         read(dest)
 
 
+@pytest.mark.fault(33)
 @pytest.mark.parametrize("size", [0, 1, 100, 2000])
 @pytest.mark.parametrize("known", [False, True], ids=["size in the manifest", "blessed"])
 def test_a_truncated_file_is_named(dest: Path, size: int, known: bool) -> None:
@@ -211,6 +218,7 @@ def test_a_truncated_file_is_named(dest: Path, size: int, known: bool) -> None:
     assert any(SHARD in problem for problem in verify(dest).problems)
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("name", ["../secret.h5", "/etc/passwd", "train-00000-of-00003.h5/../../x", "train-0-of-3.h5", ""])
 def test_a_path_in_the_manifest_is_not_trusted(dest: Path, name: str) -> None:
     patch_manifest(dest, {"name": name}, 0)
@@ -218,6 +226,7 @@ def test_a_path_in_the_manifest_is_not_trusted(dest: Path, name: str) -> None:
         open_dataset(dest)
 
 
+@pytest.mark.fault(35)
 def test_a_symbolic_link_out_of_the_folder_is_refused(dest: Path, tmp_path: Path) -> None:
     (dest / SHARD).rename(tmp_path / "elsewhere.h5")
     (dest / SHARD).symlink_to(tmp_path / "elsewhere.h5")
@@ -271,6 +280,7 @@ def test_a_damaged_manifest_is_named(dest: Path, text: str) -> None:
         open_dataset(dest)
 
 
+@pytest.mark.fault(37)
 def test_a_file_that_a_writer_holds_is_named(dest: Path) -> None:
     with h5py.File(dest / SHARD, "r+", libver=("v110", "v110")) as file:
         file.flush()
@@ -281,6 +291,7 @@ def test_a_file_that_a_writer_holds_is_named(dest: Path) -> None:
     assert "if no program is writing it" in done.stderr
 
 
+@pytest.mark.fault(37)
 def test_a_read_only_data_set_is_read_without_a_lock(dest: Path) -> None:
     """Readers neither write nor lock: two of them, one holding an exclusive lock, do not disturb each other."""
     for path in [*dest.iterdir(), dest]:
