@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import signal
@@ -32,16 +33,21 @@ def deadline(environ: Mapping[str, str]) -> tuple[float, str]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Keep SIGUSR1 for the Interrupt that is entered later: else Slurm's warning ends ranks that are still loading. Main thread only."""
+    """For a program that ends with the block: keep SIGUSR1 for the Interrupt that is entered later, and no signal for its own end.
+
+    Else Slurm's warning ends ranks that are still loading, and a second signal those that have saved and are leaving: both would
+    spoil the exit code. From here on SIGUSR1, and after an early end SIGTERM, do nothing. Main thread only.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = signal.signal(signal.SIGUSR1, lambda number, frame: _early.append(number))
+    earlier = signal.signal(signal.SIGUSR1, _keep)
+    atexit.register(_ignore)
     try:
         yield
     finally:
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL if earlier is None else earlier)
         _early.clear()
+        signal.signal(signal.SIGUSR1, _pass if earlier in (None, signal.SIG_DFL) else earlier)
 
 
 class Interrupt:
@@ -57,6 +63,7 @@ class Interrupt:
 
     def __init__(self, now: Callable[[], object], environ: Mapping[str, str] = os.environ) -> None:
         self.reason = ""  # why the run should end early, for people; the first reason stays
+        self.leaving = False  # all ranks have agreed to end early, whoever had the reason
         self._now, self._times = now, 0  # SIGINTs so far
         self._earlier: dict[signal.Signals, Any] = {}
         self._end, self.note = deadline(environ)
@@ -70,9 +77,11 @@ class Interrupt:
         return self
 
     def __exit__(self, *error: object) -> None:
+        leaving = (self.leaving or bool(self.reason)) and self._earlier.get(signal.SIGUSR1) is _keep  # see ``held``
         while self._earlier:
             number, earlier = self._earlier.popitem()
-            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+            quiet = leaving and number is signal.SIGTERM
+            signal.signal(number, _pass if quiet else signal.SIG_DFL if earlier is None else earlier)
 
     @property
     def left(self) -> float:
@@ -94,3 +103,18 @@ class Interrupt:
 
 
 _early: list[int] = []  # what ``held`` has kept
+
+
+def _keep(number: int, frame: FrameType | None) -> None:
+    _early.append(number)
+
+
+def _pass(number: int, frame: FrameType | None) -> None:
+    """Hear it and go on. Unlike SIG_IGN this is not handed on to programs that this one starts."""
+
+
+def _ignore() -> None:
+    """At exit: Python takes its handlers away before the libraries have cleared up, which would make signals deadly again."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) is _pass:
+            signal.signal(number, signal.SIG_IGN)

@@ -211,6 +211,7 @@ class Loop:
         facts = closing.shown(result, self._problem, comm, rows, self._checkpoints.told())
         if status is Status.INTERRUPTED:
             facts |= closing.interrupted(result, comm.gather_text(self._interrupt.reason))
+            self._interrupt.leaving = True
         self._monitor.finish(timing.table(rows), facts)
         return result
 

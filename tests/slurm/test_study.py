@@ -1,4 +1,4 @@
-"""On a real Slurm: a study through jobs/strong.sbatch and `scale submit` to its report, and a job that goes back to the queue."""
+"""On a real Slurm: a study through jobs/strong.sbatch and `scale submit` to its report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from slurm_cases import LIMIT, ended, on_slurm, outcome, submitted
@@ -69,36 +68,3 @@ def test_a_study_goes_from_an_array_by_hand_through_submit_to_its_report(place: 
     assert "20 of 20 runs finished, 0 failed" in text
     for method in ("APTS", "SGD"):
         assert all(f"| {method} | {ranks} |" in text for ranks in (1, 2)), text
-
-
-TRAINING = ["--data.path", "data/tiny", "--model.widths", "4", "--stop.epochs", "1000000", "--stop.wall_time", "8"]
-
-
-def until(place: Path, number: str, words: str, times: int = 1) -> str:
-    """The log of a requeued job when it holds ``words``; a job that ends before fails the test."""
-    log, start = place / f"apts-requeue-{number}.log", time.monotonic()
-    while time.monotonic() - start < LIMIT / 2:
-        text = log.read_text() if log.exists() else ""
-        if text.count(words) >= times:
-            return text
-        state = ended(["squeue", "-h", "-j", number, "-o", "%T"], place, 30).stdout.strip()
-        assert state in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"), text
-        time.sleep(0.5)
-    raise AssertionError(f"{words!r} is not in the log of job {number}: {text}")
-
-
-def test_a_job_goes_back_to_the_queue_once_and_then_ends(place: Path) -> None:
-    signalled = ["scancel", "--signal=USR1", "--batch"]
-    with submitted(place, "--time=5", "jobs/requeue.sbatch", *TRAINING, "--run.dir", "runs/again") as number:
-        until(place, number, "apts_mpi: train")
-        assert ended([*signalled, number], place, 30).returncode == 0
-        text = until(place, number, "apts_mpi: train", times=2)
-        assert ended([*signalled, number], place, 30).returncode == 0
-        told = outcome(place, number)
-        text = (place / f"apts-requeue-{number}.log").read_text()
-    starts = [line for line in text.splitlines() if line.startswith("requeue: ")]
-    last = "requeue: no start is left, going on to the end"
-    assert starts == ["requeue: start 1 of at most 2", "requeue: start 2 of at most 2", last], text
-    assert (told["JobState"], told["ExitCode"], told["Restarts"]) == ("COMPLETED", "0:0", "1"), text
-    assert json.loads((place / "runs/again/completion.json").read_text())["ranks"] == 2
-    assert not (place / "runs/again/earlier-1/completion.json").exists(), "the first start was cut off"

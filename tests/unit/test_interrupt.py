@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -185,7 +187,8 @@ def test_a_warning_while_the_program_loads_waits_for_the_loop() -> None:
         with Interrupt(never, {}) as asked:
             assert asked.wanted() == "", "it was heard once"
         send("SIGUSR1")  # after the loop it is too late to stop: nothing happens
-    assert signal.getsignal(signal.SIGUSR1) is before
+    send("SIGUSR1")
+    signal.signal(signal.SIGUSR1, before)
     with Interrupt(never, {}) as asked:
         assert asked.wanted() == "", "what nobody heard is forgotten"
 
@@ -201,3 +204,38 @@ def test_beside_the_main_thread_nothing_is_held() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+LEAVES = """
+import atexit, os, signal, sys
+from apts_mpi.interrupt import Interrupt, held
+def signals():
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+atexit.register(signals)  # runs last
+with held():
+    with Interrupt(lambda: None, {}) as asked:
+        name = sys.argv[1]
+        asked.leaving = name == "agreed"
+        os.kill(os.getpid(), getattr(signal, name)) if name.startswith("SIG") else None
+    signals() if name.startswith("SIG") else None
+signals() if name != "finished" else None
+sys.exit(75)
+"""
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "agreed"])
+def test_who_has_saved_and_leaves_is_not_ended_by_the_same_again(name: str) -> None:
+    assert subprocess.run([sys.executable, "-c", LEAVES, name], timeout=20).returncode == 75
+
+
+def test_who_was_not_asked_to_leave_can_be_ended() -> None:
+    assert subprocess.run([sys.executable, "-c", LEAVES, "finished"], timeout=20).returncode == -signal.SIGTERM
+
+
+def test_without_held_a_program_that_goes_on_after_training_can_be_ended() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupt(never, {}):
+        send("SIGTERM")
+    assert signal.getsignal(signal.SIGTERM) is before

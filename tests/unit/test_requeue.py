@@ -81,7 +81,7 @@ def test_a_warning_to_the_shell_alone_is_handed_on(code: str, calls: list[str], 
 def test_who_is_told_to_end_waits_for_the_ranks_and_does_not_go_back(tmp_path: Path) -> None:
     code, output, said = requeue(tmp_path, "run.toml", "--stop.epochs", "5", heard=signal.SIGTERM, WORK="5", CODE="75")
     assert code == 75 and said == [TRAIN_CALL]
-    assert "requeue: told to end, so it does not go back to the queue" in output
+    assert "requeue: told to end, by someone who says what comes next" in output
 
 
 def test_a_folder_of_ones_own_stays(tmp_path: Path) -> None:
