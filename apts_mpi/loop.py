@@ -51,7 +51,7 @@ class Loop:
         self._notes = list(found.notes) if found else []
         status = self._status(self._progress.steps[-1]) if self._progress.steps else Status.RUNNING
         self._first, self._begun = len(self._progress.steps), status  # not RUNNING: there is nothing left to do
-        writes = write and status is Status.RUNNING
+        writes = write and not (found is not None and found.complete and status is not Status.RUNNING)
         self._directory = open_directory(config, comm, problem, threads, facts, found, self._warn) if writes else None
         place = comm.share(str(self._directory.path) if self._directory else "")
         self._place = place or (found.folder if found else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def open_directory(
         "emulated_network": str(emulated(config.comm, comm.size) or ""), "flops_per_gradient": problem.arithmetic.gradient,
         "flops_per_value": problem.arithmetic.value, "peak_flops": problem.arithmetic.peak, **facts,
     }  # fmt: skip
-    text = settings.to_toml(config)
+    text = settings.to_toml(replace(config, run=replace(config.run, resume="never", allow_changes=False)))  # what, not how it went on
 
     def make() -> RunDirectory | None:
         if comm.rank != 0:

@@ -37,6 +37,7 @@ class Found:
     folder: str
     facts: dict[str, Any]
     notes: tuple[str, ...]  # for people
+    complete: bool  # has the run come to an end once
     checkpoint: Checkpoint | None = field(default=None, repr=False)
     damaged: tuple[int, ...] = ()  # newer checkpoints that were passed over; rank 0 alone knows
 
@@ -54,12 +55,11 @@ def find(config: Config, comm: Communicator) -> Found | None:
     if config.run.resume == "never":
         return None
     looked = together(comm, lambda: _look(config) if comm.rank == 0 else None)
-    told = json.dumps({"folder": looked.folder, "facts": looked.facts, "notes": looked.notes}) if looked else ""
-    told = comm.share(told)
+    told = comm.share(json.dumps([looked.folder, looked.facts, looked.notes, looked.complete]) if looked else "")
     if not told:
         return None
-    values = json.loads(told)
-    found = Found(values["folder"], values["facts"], tuple(values["notes"]))
+    folder, facts, notes, complete = json.loads(told)
+    found = Found(folder, facts, tuple(notes), complete)
     return replace(found, checkpoint=looked.checkpoint, damaged=looked.damaged) if looked else found
 
 
@@ -87,7 +87,7 @@ def _look(config: Config) -> Found | None:
     if problems:
         notes.append(f"going on from the newest one that is whole, after iteration {checkpoint.facts['iteration']}")
     notes += _compare(config, checkpoint, folder)
-    return Found(str(folder), checkpoint.facts, tuple(notes), checkpoint, tuple(problems))
+    return Found(str(folder), checkpoint.facts, tuple(notes), rundir.completed(folder), checkpoint, tuple(problems))
 
 
 def _check_nothing(config: Config, folder: Path, problems: Mapping[int, str]) -> None:

@@ -6,6 +6,7 @@ HDF5 and a run that was killed can be read up to its last whole line. Writing is
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 from collections.abc import Sequence
@@ -106,11 +107,26 @@ def read_run(path: str | Path) -> Run:
     return Run(folder, config, provenance, columns, _times(inside(folder, TIMING)) if done else [], completion)
 
 
+def last_checkpoint(folder: Path) -> int | None:
+    """Outer iterations after which the newest checkpoint in ``folder`` was committed; None: there is none. It may be damaged."""
+    for record in sorted((folder / CHECKPOINTS).glob("[0-9]*.json"), reverse=True):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return int(read_object(record, 4096)["iteration"])
+    return None
+
+
+def completed(folder: Path) -> bool:
+    """Whether the run in ``folder`` came to its end, as a completion record says that is whole."""
+    try:
+        return _completion(inside(folder, COMPLETION)) is not None
+    except (OSError, ValueError):
+        return False
+
+
 def finished(folder: Path, config: str) -> bool:
     """Whether ``folder`` holds a run with exactly the settings ``config`` (TOML) that came to its end."""
     try:
-        same = read_bytes(inside(folder, CONFIG), CONFIG_BYTES) == config.encode()
-        return same and _completion(inside(folder, COMPLETION)) is not None
+        return read_bytes(inside(folder, CONFIG), CONFIG_BYTES) == config.encode() and completed(folder)
     except (OSError, ValueError):
         return False
 

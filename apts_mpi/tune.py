@@ -17,7 +17,7 @@ from statistics import fmean, pstdev
 from apts_mpi import settings
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status
-from apts_mpi.rundir import Completion, finished, read_run
+from apts_mpi.rundir import CONFIG, Completion, finished, last_checkpoint, read_run
 
 TUNE = "tune.json"
 TUNED = ("sgd", "adam", "adamw", "local-sgd")
@@ -82,6 +82,8 @@ def plan(config: Config, rates: Sequence[float], seeds: Sequence[int]) -> list[C
 def tune(config: Config, rates: Sequence[float], seeds: Sequence[int], by: str, comm: Communicator, say: Say) -> int:
     """Make the runs that are missing, show the table, write tune.json; every rank calls. 3 if every rate diverged.
 
+    75 if a signal stopped a run, which the same command goes on with.
+
     ``by``: accuracy (highest mean), loss (lowest) or target (fewest gradient evaluations to stop.target_accuracy).
     ``say`` prints a line; only rank 0's is called.
     """
@@ -102,9 +104,19 @@ def tune(config: Config, rates: Sequence[float], seeds: Sequence[int], by: str, 
     runs = plan(config, rates, seeds)
     for run in runs:
         if not at_root(partial(finished, Path(run.run.dir), settings.to_toml(run))):
-            run_training(run, comm)
+            begun = at_root(partial(_begun, run))
+            result = run_training(replace(run, run=replace(run.run, resume="auto" if begun else "never")), comm)
+            if result.status is Status.INTERRUPTED:
+                return result.exit_code
         at_root(partial(add, run))
     return at_root(lambda: conclude(config, trials, rates, by, say))
+
+
+def _begun(run: Config) -> bool:
+    """Whether exactly this run was cut off after a checkpoint."""
+    folder = Path(run.run.dir)
+    same = (folder / CONFIG).is_file() and (folder / CONFIG).read_text(encoding="utf-8", errors="replace") == settings.to_toml(run)
+    return same and last_checkpoint(folder) is not None
 
 
 def trial(config: Config) -> Trial:

@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.regular import inside
-from apts_mpi.storage.files import DataError, file_hash, read_json, sync
-from apts_mpi.storage.plain import naming, write_atomic
+from apts_mpi.regular import inside, naming, read_object, sum_holds, with_sum
+from apts_mpi.storage.files import DataError, file_hash, sync
+from apts_mpi.storage.plain import write_atomic
 from apts_mpi.storage.sealed import new_file, open_sealed, write_sealed
 
 FORMAT, FORMAT_VERSION = "apts-mpi checkpoint", 1
@@ -65,7 +65,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> int:
         "format": FORMAT, "format_version": FORMAT_VERSION, "sequence": checkpoint.sequence,
         "iteration": checkpoint.facts["iteration"], "bytes": nbytes, "sha256": sha256,
     }  # fmt: skip
-    write_atomic(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+    write_atomic(path.with_suffix(".json"), (json.dumps(with_sum(record), indent=1) + "\n").encode())
     _prune(folder, keep)
     return nbytes
 
@@ -137,10 +137,12 @@ def _image(checkpoint: Checkpoint) -> io.BytesIO:
 
 def _record(where: Path, sequence: int) -> dict[str, Any]:
     """The commit record in the file ``where``."""
-    record = read_json(where, RECORD_BYTES)
+    record = read_object(where, RECORD_BYTES)
     wanted = {"format": FORMAT, "sequence": sequence}
-    if type(record) is not dict or any(record.get(name) != value for name, value in wanted.items()):
+    if any(record.get(name) != value for name, value in wanted.items()):
         raise DataError(f"{where}: is no commit record of checkpoint {sequence}")
+    if not sum_holds(record):
+        raise DataError(f"{where}: is damaged, its checksum is not that of its content")
     if record.get("format_version") != FORMAT_VERSION:
         raise DataError(f"{where}: has format version {record.get('format_version')!r}, this program reads {FORMAT_VERSION}")
     return record

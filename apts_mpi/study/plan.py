@@ -93,7 +93,8 @@ def _run(
     }  # fmt: skip
     if not strong:
         decided["data.batch"] = method.batch_per_rank * ranks
-    layers = study.common, method.layer, {name: (value, "the study") for name, value in decided.items()}
+    lowest = {"checkpoint.every": ("off", "the study: a run that is cut off is made again, for its time would mean nothing")}
+    layers = lowest, study.common, method.layer, {name: (value, "the study") for name, value in decided.items()}
     try:
         config = settings.resolve(*layers).config
     except settings.SettingsError as error:

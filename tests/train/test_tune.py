@@ -35,11 +35,11 @@ def test_search_and_its_continuation(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert {run["reductions"] for run in found["runs"]} == {9}
     assert {read_run(tmp_path / "search" / run["run"]).completion.messages for run in found["runs"]} == {9}  # of each run alone
 
-    records = [tmp_path / "search" / run["run"] / "records.csv" for run in found["runs"]]
-    made = [path.stat().st_mtime_ns for path in records]
+    ends = [tmp_path / "search" / run["run"] / "completion.json" for run in found["runs"]]
+    made = [path.stat().st_mtime_ns for path in ends]
     (tmp_path / "search" / found["runs"][2]["run"] / "completion.json").unlink()  # cut short
     assert main(words(tmp_path, "--lrs", "0.1,1e-4,0.03", "--seeds=0,1")) == 0
-    assert [path.stat().st_mtime_ns == then for path, then in zip(records, made, strict=True)] == [True, True, False, True]
+    assert [path.stat().st_mtime_ns == then for path, then in zip(ends, made, strict=True)] == [True, True, False, True]
     again = json.loads((tmp_path / "search" / TUNE).read_text())
     assert len(again["runs"]) == 6 and again["rates"][0]["accuracy"] == found["rates"][1]["accuracy"]
 
