@@ -21,6 +21,7 @@ from evil import IN_FILE, LATEST, OF_FILE
 from shard_cases import bless, make, patch_manifest
 from test_records import filled
 
+from apts_mpi.regular import SUM, with_sum
 from apts_mpi.storage import checkpoint
 from apts_mpi.storage.parameters import write_parameters
 from apts_mpi.storage.sealed import write_sealed
@@ -63,8 +64,8 @@ def make_checkpoint(folder: Path) -> Path:
 def recommit(path: Path) -> None:
     """Seal a checkpoint again, and let its commit record agree."""
     nbytes, sha256 = write_sealed(path, io.BytesIO(path.read_bytes()))
-    record = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps({**record, "bytes": nbytes, "sha256": sha256}))
+    record = json.loads(path.with_suffix(".json").read_text()) | {"bytes": nbytes, "sha256": sha256}
+    path.with_suffix(".json").write_text(json.dumps(with_sum({name: value for name, value in record.items() if name != SUM})))
 
 
 def reseal(path: Path) -> None:
