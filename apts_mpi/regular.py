@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SUM = "sha256_of_the_rest"  # the key of the checksum
+TOML_BYTES, DOTS = 1 << 16, 2000  # reading a dotted key takes time by the square of its length
 TEXT_BYTES = 1 << 30  # of a text file: records of some million iterations
 AGAIN = "copy it again, or take another one"
 
@@ -77,8 +79,30 @@ def read_object(path: Path, limit: int = 64 << 20) -> dict[str, Any]:
     return value
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The TOML in a file of a person, which may be a pipe too; OSError, or ValueError that says what is wrong with the text."""
+    with path.open("rb") as handle:
+        raw = handle.read(TOML_BYTES + 1)
+    if len(raw) > TOML_BYTES:
+        raise DataError(f"more than {TOML_BYTES} bytes are too many for settings")
+    if max((line.count(b".") for line in raw.splitlines()), default=0) > DOTS:
+        raise DataError(f"a line with more than {DOTS} dots is too much for settings")
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except RecursionError:
+        raise DataError("tables or lists stand too deep in one another") from None
+
+
+def read_summed(path: Path, limit: int = 64 << 20) -> dict[str, Any]:
+    """``read_object``; DataError if it carries a checksum that does not hold. Files of before there were any are taken as they are."""
+    values = read_object(path, limit)
+    if SUM in values and not sum_holds(values):
+        raise DataError(f"{path} is damaged: its values are not those that were written; {AGAIN}")
+    return values
+
+
 def with_sum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` and their checksum, to be written as JSON; no nan and no inf."""
+    """``values`` and their checksum, to be written as JSON."""
     return {**values, SUM: _sum(values)}
 
 
@@ -88,4 +112,5 @@ def sum_holds(values: Mapping[str, Any]) -> bool:
 
 
 def _sum(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
+    plain = json.loads(json.dumps(values))  # as they will be read: keys are texts, tuples lists
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()

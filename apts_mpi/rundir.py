@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -34,6 +35,8 @@ COMPLETION = "completion.json"  # written last: without it the run did not finis
 LOCK = "lock"  # who is at work here, see lock
 CHECKPOINTS = "checkpoints"  # a folder, see storage.checkpoint
 _PARTS = (COMPLETION, PARAMETERS, TIMING, RECORDS_H5, RECORDS, CHECKPOINTS, "resumed-*.json", "config-until-*.toml", CONFIG, PROVENANCE)
+FILES = "files"  # in the completion record: SHA-256 of the other text files
+TEXTS = ("status",)  # columns of the records that hold no numbers
 COMPLETION_VERSION = 2  # 1 had no checksum
 
 
@@ -101,9 +104,11 @@ def read_run(path: str | Path) -> Run:
     if provenance.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{folder} has format version {provenance.get('format_version')!r}, this is for version {FORMAT_VERSION}")
     config = read_bytes(inside(folder, CONFIG), CONFIG_BYTES).decode("utf-8", "replace") if (folder / CONFIG).exists() else ""
-    columns = read_columns(inside(folder, RECORDS)) if (folder / RECORDS).exists() else {}
+    columns = _numbers(read_columns(inside(folder, RECORDS))) if (folder / RECORDS).exists() else {}
     done = (folder / COMPLETION).exists()
     completion = _completion(inside(folder, COMPLETION)) if done else None
+    if done:
+        _check_files(folder)
     return Run(folder, config, provenance, columns, _times(inside(folder, TIMING)) if done else [], completion)
 
 
@@ -121,6 +126,15 @@ def completed(folder: Path) -> bool:
         return _completion(inside(folder, COMPLETION)) is not None
     except (OSError, ValueError):
         return False
+
+
+def _check_files(folder: Path) -> None:
+    """Raise DataError if a file of a finished run is another one than when it finished."""
+    known = read_object(folder / COMPLETION).get(FILES, {})  # its checksum was looked at
+    for name in (CONFIG, PROVENANCE, RECORDS, TIMING):
+        path = folder / name
+        if name in known and path.exists() and hashlib.sha256(read_bytes(path)).hexdigest() != known[name]:
+            raise DataError(f"{path} is damaged: it is not the file that the run left; take a copy, or make the run again")
 
 
 def finished(folder: Path, config: str) -> bool:
@@ -148,6 +162,25 @@ def parse_columns(text: bytes) -> dict[str, NDArray[Any]]:
     names, rows = cells[0], cells[1:]
     whole = next((index for index, row in enumerate(rows) if len(row) != len(names) or "\0" in "".join(row)), len(rows))
     return {name: _typed([row[index] for row in rows[:whole]]) for index, name in enumerate(names)}
+
+
+def _numbers(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Records up to their first row that has something else than a number where one should be: from there on they are damaged."""
+    odd = [name for name, column in columns.items() if column.dtype.kind == "U" and name not in TEXTS]
+    whole = min((_first_text(columns[name]) for name in odd), default=None)
+    if whole is None:
+        return columns
+    cut = {name: column[:whole] for name, column in columns.items()}
+    return cut | {name: _typed(cut[name].tolist()) for name in odd}
+
+
+def _first_text(column: NDArray[Any]) -> int:
+    for index, cell in enumerate(column.tolist()):
+        try:
+            float(cell)
+        except ValueError:
+            return index
+    return len(column)
 
 
 def _typed(values: Sequence[str]) -> NDArray[Any]:
@@ -181,5 +214,8 @@ def _times(path: Path) -> list[RegionTime]:
     columns = read_columns(path)
     if set(columns) != {entry.name for entry in fields(RegionTime)}:
         raise ValueError(f"{path} must have the columns {', '.join(entry.name for entry in fields(RegionTime))}")
+    wrong = [entry.name for entry in fields(RegionTime) if (columns[entry.name].dtype.kind == "U") != (str(entry.type) == "str")]
     count = len(columns["phase"])
+    if wrong and count:
+        raise DataError(f"{path} is damaged: it has no numbers where they should be, or numbers for names, in {', '.join(wrong)}")
     return [RegionTime(**{name: column[index].item() for name, column in columns.items()}) for index in range(count)]

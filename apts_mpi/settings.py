@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from apts_mpi.config import PRESETS, Config
+from apts_mpi.regular import read_toml
 
 Layer = dict[str, tuple[Any, str]]  # dotted key -> value, where it was given
 PREFIX = "APTS_"
@@ -150,7 +150,7 @@ def from_file(path: str | Path) -> Layer:
     """The layer of a TOML file: sections are tables, ``preset`` and ``method`` stand at the top."""
     source = f"file {path}"
     try:
-        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tree = read_toml(Path(path))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{source}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
     return from_tree(tree, source)

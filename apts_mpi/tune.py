@@ -17,6 +17,7 @@ from statistics import fmean, pstdev
 from apts_mpi import settings
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status
+from apts_mpi.regular import with_sum
 from apts_mpi.rundir import CONFIG, Completion, finished, last_checkpoint, read_run
 
 TUNE = "tune.json"
@@ -175,7 +176,7 @@ def conclude(config: Config, trials: Sequence[Trial], rates: Sequence[float], by
         "runs": [plain(asdict(each)) for each in trials], "config": settings.values(config),
     }  # fmt: skip
     folder = folder_of(config)
-    write_atomic(folder / TUNE, (json.dumps(plain(report), indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(folder / TUNE, (json.dumps(with_sum(plain(report)), indent=2, allow_nan=False) + "\n").encode())
     none = "no learning rate reached stop.target_accuracy" if by == "target" else "every learning rate diverged"
     say(f"best learning rate: {best.lr:g}  ({folder / TUNE})" if best else f"{none}  ({folder / TUNE})")
     return 0 if best else 3

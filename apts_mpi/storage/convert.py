@@ -11,14 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apts_mpi.partition import block
-from apts_mpi.storage.files import (
-    DataError,
-    digest_of,
-    file_hash,
-    read_json,
-    require_room,
-    write_json,
-)
+from apts_mpi.storage.files import DataError, digest_of, file_hash, read_json, require_room, write_json
 from apts_mpi.storage.manifest import (
     FORMAT,
     NAME,
@@ -28,6 +21,7 @@ from apts_mpi.storage.manifest import (
     load_manifest,
     parse,
     shard_name,
+    write_manifest,
 )
 from apts_mpi.storage.order import split_orders
 from apts_mpi.storage.sources import Options, Source, open_source
@@ -181,7 +175,7 @@ def _write(plan: Plan, folder: Path, spool: Spool, kept: dict[str, Shard], progr
             progress("writing", len(done), sum(len(plan.files(each)) for each in SPLITS))
     shards = tuple(done[name] for split in SPLITS for name in plan.files(split))
     manifest = Manifest(**head, layout=source.layout, statistics=statistics, shards=shards)
-    write_json(folder / NAME, asdict(manifest))
+    write_manifest(folder, manifest)
     return manifest
 
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from apts_mpi.regular import DataError, inside
-from apts_mpi.storage.files import digest_of, read_json
+from apts_mpi.regular import SUM, DataError, inside, sum_holds, with_sum
+from apts_mpi.storage.files import digest_of, read_json, write_json
 
 FORMAT = 1  # of the shards and of this file
 NAME = "manifest.json"
@@ -154,11 +154,21 @@ def load_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise DataError(_missing(folder))
     try:
-        manifest = parse(Manifest, read_json(inside(folder, NAME)))
+        content = read_json(inside(folder, NAME))
+        if isinstance(content, dict) and SUM in content:  # since there are checksums
+            if not sum_holds(content):
+                raise DataError("is damaged: its values are not those that were written; copy it again or convert again")
+            del content[SUM]
+        manifest = parse(Manifest, content)
     except DataError as error:
         raise DataError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
     assert isinstance(manifest, Manifest)
     return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json with its checksum, atomically."""
+    write_json(folder / NAME, with_sum(asdict(manifest)))
 
 
 def _missing(folder: Path) -> str:

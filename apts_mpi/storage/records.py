@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, fields
 from enum import Enum
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -29,6 +30,7 @@ from apts_mpi.rundir import (
     COMPLETION,
     COMPLETION_VERSION,
     CONFIG,
+    FILES,
     FORMAT,
     FORMAT_VERSION,
     LOCK,
@@ -173,11 +175,13 @@ class RunDirectory:
     ) -> None:  # fmt: skip
         """Write all that is left, completion.json last of all, and give the folder back; OSError names the file."""
         self._settle()
-        lines = [_line(entry.name for entry in fields(RegionTime)), *(_line(astuple(line)) for line in table(timers))]
-        write_atomic(self.path / TIMING, b"".join(lines))
+        times = b"".join([_line(entry.name for entry in fields(RegionTime)), *(_line(astuple(line)) for line in table(timers))])
+        write_atomic(self.path / TIMING, times)
         self.save(timers, laps)
         write_parameters(self.path / PARAMETERS, parameters)
-        write_atomic(self.path / COMPLETION, _json(with_sum({"format_version": COMPLETION_VERSION, **_finite(asdict(completion))})))
+        sums = {name: sha256(data).hexdigest() for name, data in {**self._fixed, RECORDS: self.text(), TIMING: times}.items()}
+        told = {"format_version": COMPLETION_VERSION, **_finite(asdict(completion)), FILES: sums}
+        write_atomic(self.path / COMPLETION, _json(with_sum(told)))
         self.close()
 
     def leave(self, timers: Sequence[Sequence[float]] = (), laps: Mapping[str, NDArray[np.float32]] | None = None) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from apts_mpi.lock import LockError, RunLock
+from apts_mpi.regular import SUM, read_summed, with_sum
 from apts_mpi.study.plan import Run
 
 NUMERICAL = 3  # exit code of a run that met too many numbers that are not finite
@@ -62,11 +63,12 @@ def held(run: Run, say: Callable[[str], None] = warnings.warn) -> Iterator[str]:
 def read_attempt(run: Run) -> Attempt | None:
     """The last attempt; None if there was none, or its file cannot be read."""
     try:
-        return Attempt(**json.loads(attempt_path(run).read_text(encoding="utf-8")))
+        values = read_summed(attempt_path(run))
+        return Attempt(**{name: value for name, value in values.items() if name != SUM})
     except (OSError, ValueError, TypeError):
         return None
 
 
 def write_attempt(run: Run, attempt: Attempt) -> None:
     """Keep ``attempt``, in place of an earlier one."""
-    replace_file(attempt_path(run), json.dumps(asdict(attempt), indent=1) + "\n")
+    replace_file(attempt_path(run), json.dumps(with_sum(asdict(attempt)), indent=1) + "\n")

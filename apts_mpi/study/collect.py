@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.contracts import Status
+from apts_mpi.regular import read_summed
 from apts_mpi.rundir import Run as Record
 from apts_mpi.rundir import read_run
 from apts_mpi.study.attempt import Attempt, read_attempt
@@ -57,7 +57,7 @@ def read_tuning(study: Study, method: Method) -> Mapping[str, Any]:
     """Cost and outcome of a search that ``apts-mpi tune`` made; StudyError names the file."""
     path = study.path.parent / method.tuning
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_summed(path)
         return {"best_lr": tree["best_lr"], "runs": len(tree["runs"]), **tree["cost"]}
     except OSError as error:
         raise StudyError(f"method {method.name!r}: tuning {path} cannot be read: {error.strerror}") from None

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from apts_mpi import settings
+from apts_mpi.regular import read_toml
 
 Scaling = Literal["strong", "weak"]
 SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
@@ -110,7 +110,7 @@ def read_study(path: str | Path) -> Study:
     """The study in a TOML file; StudyError names what is wrong with it."""
     file = Path(path)
     try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        tree = read_toml(file)
     except OSError as error:
         raise StudyError(f"{file}: cannot be read: {error.strerror}") from None
     except ValueError as error:

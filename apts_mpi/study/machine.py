@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from apts_mpi.network import Network
+from apts_mpi.regular import read_summed
 
 Table = tuple[tuple[int, float], ...]  # (samples or bytes, seconds), rising
 TABLES = ("gradient", "value", "chunk", "select", "take")
@@ -142,7 +142,7 @@ def read_machine(folder: Path) -> Machine | None:
 
 def _read(path: Path, bench: str, make: Any) -> Any:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_summed(path)
         if (tree["format"], tree["bench"]) != ("apts-mpi bench", bench):
             raise ValueError(f"it is of bench {tree['bench']}")
         found = make(tree)

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from apts_mpi.regular import SUM, read_bytes, sum_holds, with_sum
+
 FORMAT = "apts-mpi study"
 FORMAT_VERSION = 1
 POINTS = "points.json"
@@ -102,17 +104,19 @@ class Points:
 def to_json(points: Points) -> str:
     """JSON text; null for numbers that are not finite."""
     tree = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(points)}
-    return json.dumps(_plain(tree), indent=1, allow_nan=False) + "\n"
+    return json.dumps(with_sum(_plain(tree)), indent=1, allow_nan=False) + "\n"
 
 
 def from_json(text: str, source: str = POINTS) -> Points:
     """What ``to_json`` wrote; ValueError names ``source``."""
     try:
         tree = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not JSON: {error}") from None
     if not isinstance(tree, dict) or (tree.get("format"), tree.get("format_version")) != (FORMAT, FORMAT_VERSION):
         raise ValueError(f"{source} was not written by this version of apts-mpi scale collect; collect again")
+    if SUM in tree and not sum_holds(tree):
+        raise ValueError(f"{source} is damaged: its values are not those that were written; collect again")
     try:
         rows = [_point(entry) for entry in tree["points"]]
         rest = {entry.name: tree[entry.name] for entry in fields(Points) if entry.name != "points"}
@@ -127,7 +131,7 @@ def read_points(folder: Path) -> Points:
     path = folder / POINTS
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; apts-mpi scale collect STUDY.toml makes it")
-    return from_json(path.read_text(encoding="utf-8"), str(path))
+    return from_json(read_bytes(path).decode("utf-8", "replace"), str(path))
 
 
 def _point(entry: Mapping[str, Any]) -> Point:

@@ -150,7 +150,7 @@ def iterations(run: Run) -> list[str]:
 def _cell(row: Mapping[str, Any], name: str, form: str) -> str:
     value = row[name]
     if form == "yes":  # as in the log: both steps, where there was a global one
-        both = not math.isnan(row.get("global_rho", math.nan))
+        both = "global_accepted" in row and not math.isnan(row.get("global_rho", math.nan))
         return "/".join("y" if row[step] else "n" for step in ("accepted", *(["global_accepted"] if both else [])))
     if not isinstance(value, int | float) or math.isnan(value):
         return ""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apts_mpi.regular import SUM
 from apts_mpi.storage.convert import Report, convert
 from apts_mpi.storage.files import file_hash
 
@@ -44,6 +45,7 @@ def make(folder: Path, dest: str = "set", **options: Any) -> tuple[Path, Report]
 def patch_manifest(dest: Path, change: dict[str, Any], shard: int | None = None) -> None:
     """Overwrite keys of the manifest, or of one shard in it."""
     content = json.loads((dest / "manifest.json").read_text())
+    content.pop(SUM, None)  # a manifest without one is read as it is
     (content if shard is None else content["shards"][shard]).update(change)
     (dest / "manifest.json").write_text(json.dumps(content))
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from apts_mpi import rundir
 from apts_mpi.contracts import Status, StepInfo
+from apts_mpi.regular import SUM
 from apts_mpi.rundir import Completion, read_run
 from apts_mpi.storage import records, sealed
 from apts_mpi.storage.files import DataError
@@ -202,7 +203,12 @@ def test_a_cut_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
 @pytest.mark.fault(68)
 def test_garbage_after_whole_lines_is_left_out(tmp_path: Path) -> None:
     path = filled(tmp_path / "run") / "records.csv"
-    for garbage in (b"\0" * 500, b"1,2,3\n", b"\xff\xfe\n"):
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(DataError, match=r"records\.csv is damaged: it is not the file that the run left"):
+        read_run(path.parent)
+    path.write_bytes(path.read_bytes()[:-1])
+    (path.parent / "completion.json").unlink()  # a run that has not ended does not vouch for it
+    for garbage in (b"\0" * 500, b"1,2,3\n", b"\xff\xfe\n", b"x" + path.read_bytes().splitlines(keepends=True)[-1]):
         whole = path.read_bytes()
         path.write_bytes(whole + garbage)
         assert read_run(path.parent).columns["iteration"].tolist() == [0, 1, 2]
@@ -408,6 +414,9 @@ def test_what_is_no_run_of_ours_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing is no run directory"):
         read_run(tmp_path / "nothing")
     path = filled(tmp_path / "run")
+    values = json.loads((path / "completion.json").read_text())
+    old = {name: value for name, value in values.items() if name not in (SUM, "files", "format_version")}  # as before there were checksums
+    (path / "completion.json").write_text(json.dumps(old))
     (path / "timing.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"timing\.csv must have the columns"):
         read_run(path)
