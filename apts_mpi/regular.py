@@ -66,6 +66,15 @@ def read_bytes(path: Path, limit: int = TEXT_BYTES) -> bytes:
         return handle.read(os.fstat(handle.fileno()).st_size)  # which sets aside as much as it is given
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that did not exist; what has the name is removed first, and a link is never followed. OSError names ``path``."""
+    with naming(path):
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+
+
 def read_object(path: Path, limit: int = 64 << 20) -> dict[str, Any]:
     """The object in a JSON file of at most ``limit`` bytes; OSError or DataError name it."""
     try:

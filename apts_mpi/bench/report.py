@@ -11,7 +11,7 @@ from apts_mpi import provenance
 from apts_mpi.bench.measure import Plan
 from apts_mpi.contracts import Communicator
 from apts_mpi.parallel.devices import affinity
-from apts_mpi.regular import with_sum
+from apts_mpi.regular import with_sum, write_new
 
 FORMAT = "apts-mpi bench"
 FORMAT_VERSION = 1
@@ -56,5 +56,5 @@ def document(
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write the whole document or nothing; OSError if that fails."""
     new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(with_sum(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_new(new, (json.dumps(with_sum(content), indent=2, allow_nan=False) + "\n").encode())
     new.replace(path)

@@ -230,7 +230,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Keep a second conversion out of the folder; the system drops the lock with the process."""
     scratch = folder / _PARTIAL
     scratch.mkdir(exist_ok=True)
-    with (scratch / "lock").open("w") as handle:
+    with (scratch / "lock").open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from apts_mpi.regular import DataError, read_bytes
+from apts_mpi.regular import DataError, read_bytes, write_new
 
 __all__ = ["DataError", "digest_of", "file_hash", "read_json", "replacing", "require_room", "sync", "write_json"]
 
@@ -46,9 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
     file, or the new one, never a part.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    # A name that is there again, or a link planted meanwhile, is an error instead of the file that is written to.
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    write_new(temporary, b"")  # a link planted at this name is no file that we write to
     try:
         yield temporary
         sync(temporary)

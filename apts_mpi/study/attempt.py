@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from apts_mpi.lock import LockError, RunLock
-from apts_mpi.regular import SUM, read_summed, with_sum
+from apts_mpi.regular import SUM, read_summed, with_sum, write_new
 from apts_mpi.study.plan import Run
 
 NUMERICAL = 3  # exit code of a run that met too many numbers that are not finite
@@ -41,7 +41,7 @@ def attempt_path(run: Run) -> Path:
 def replace_file(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     new = path.with_name(path.name + f".{os.getpid()}")
-    new.write_text(text, encoding="utf-8")
+    write_new(new, text.encode())
     os.replace(new, path)
 
 

@@ -55,9 +55,14 @@ def test_collect_is_json_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(found, dict) and found["numpy"] == metadata.version("numpy") and "python" in found
 
 
-def test_environment_is_an_allow_list() -> None:
-    given = {"APTS_X": "1", "SLURM_JOB_ID": "2", "OMP_NUM_THREADS": "4", "AWS_SECRET": "no", "SLURM_JWT": "no", "XAPTS_": "no"}
-    assert environment(given) == {"APTS_X": "1", "OMP_NUM_THREADS": "4", "SLURM_JOB_ID": "2"}
+@pytest.mark.parametrize(
+    "name",
+    ["SECRET", "AWS_SECRET_ACCESS_KEY", "SLURM_JWT", "APTS_TOKEN", "APTS_RUN__PASSWORD", "APTS_", "XAPTS_RUN__SEED", "apts_run__seed"],
+)
+def test_environment_is_an_allow_list(name: str) -> None:
+    ours = {"APTS_RUN__SEED": "1", "APTS_METHOD": "sgd", "OMP_NUM_THREADS": "4", "SLURM_JOB_ID": "2"}
+    assert environment({**ours, name: "do-not-write-me"}) == ours
+
 
 
 def test_versions_leave_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
