@@ -69,7 +69,7 @@ SlurmdUser=$(id -un)
 AuthType=auth/munge
 CredType=cred/munge
 # A requeued job waits for cred_expire before it starts again; 120 s unless said.
-AuthInfo=socket=$dir/munge.sock,cred_expire=10
+AuthInfo=socket=$dir/munge.sock,cred_expire=5
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool
 SlurmctldPidFile=$dir/slurmctld.own
