@@ -7,6 +7,7 @@ number; no clock is asked. No path is ever read from a file.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -28,6 +29,10 @@ FORMAT, FORMAT_VERSION = "apts-mpi checkpoint", 1
 RECORD_BYTES = 4096  # of a commit record, at most
 FACTS_BYTES = 1 << 20
 SUBDOMAINS_MAX = 1 << 20
+FACTS: dict[str, tuple[type, ...]] = {  # what the facts must hold
+    "iteration": (int,), "subdomains": (int,), "settings": (dict,), "layout": (str,), "data": (str,), "arithmetic": (str,),
+    "messages": (int,), "bytes": (int,), "seconds": (int, float), "accuracy": (int, float, type(None)),
+}  # fmt: skip
 KINDS = ("float32", "float64", "uint8", "int64")
 _RECORD = re.compile(r"([0-9]{6,12})\.json")
 
@@ -66,7 +71,8 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> int:
         "iteration": checkpoint.facts["iteration"], "bytes": nbytes, "sha256": sha256,
     }  # fmt: skip
     write_atomic(path.with_suffix(".json"), (json.dumps(with_sum(record), indent=1) + "\n").encode())
-    _prune(folder, keep)
+    with contextlib.suppress(OSError):  # what is too many is no reason to call a good checkpoint a failure
+        _prune(folder, keep)
     return nbytes
 
 
@@ -161,10 +167,13 @@ def _facts(path: Path, file: h5py.File) -> dict[str, Any]:
         facts = json.loads(text.decode()) if len(text) <= FACTS_BYTES else None
     except (ValueError, RecursionError):
         facts = None
-    if type(facts) is not dict or facts.pop("format", None) != FORMAT or type(facts.get("iteration")) is not int:
+    if type(facts) is not dict or facts.pop("format", None) != FORMAT:
         raise DataError(f"{path}: its facts are not those of a checkpoint")
     if facts.pop("format_version", None) != FORMAT_VERSION:
         raise DataError(f"{path}: has another format version than its commit record")
+    wrong = [name for name, kinds in FACTS.items() if type(facts.get(name)) not in kinds]
+    if wrong or facts["iteration"] < 0:
+        raise DataError(f"{path}: its facts are not those of a checkpoint: {', '.join(wrong) or 'iteration'}")
     return facts
 
 
