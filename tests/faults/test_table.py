@@ -69,12 +69,12 @@ def test_a_mark_that_is_no_line_is_an_error(tmp_path: Path) -> None:
 
 def test_the_page_is_written_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{table.BEGIN}\nstale\n{table.END}\nafter\n")
+    page.write_text(f"before\n{table.BEGIN}\nEARLIER\n{table.END}\nafter\n")
     monkeypatch.setattr(table, "PAGE", page)
     write(tmp_path, entry(SOLVER, 2), entry(LAUNCH, 1, "begun"))
     assert table.main([str(tmp_path), "--write"]) == 1  # 67 are missing
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "EARLIER" not in text
     assert "| 2 | infinite trial loss" in text and "`solver/test_b.py::test_y`" in text
     assert "1 of 68 lines shown" in capsys.readouterr().out
     assert table.main([str(tmp_path), "--check"]) == 1
