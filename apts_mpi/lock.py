@@ -34,6 +34,9 @@ _BYTES = 1 << 16
 class LockError(OSError):
     """Somebody else holds the lock; the message says who and which file to delete if that is wrong."""
 
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
 
 @dataclass(frozen=True)
 class Holder:

@@ -26,9 +26,10 @@ from apts_mpi.settings import SettingsError
 from apts_mpi.study.definition import StudyError, read_study
 from apts_mpi.study.plan import plan
 
+pytestmark = pytest.mark.timeout(1800)
 NIGHTLY = os.environ.get("APTS_NIGHTLY") == "1"
 SOME = chosen(
-    max_examples=3000 if NIGHTLY else 150, derandomize=True, deadline=None, database=None,
+    max_examples=1000 if NIGHTLY else 150, derandomize=True, deadline=None, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 KEYS = sorted({*settings.keys(), *settings.sections(), *(name.rpartition(".")[2] for name in settings.keys())})
@@ -147,7 +148,6 @@ ONLY_PARSED = ("data fetch", "scale run", "scale submit", "data convert")
 
 
 @pytest.mark.fault(67)
-@pytest.mark.timeout(900)
 def test_any_command_line(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: the exit code is one of those written down, and nothing else is raised."""
     monkeypatch.chdir(tree)

@@ -99,7 +99,7 @@ def depth(file: h5py.File, name: str, secret: Path) -> None:
 
 def huge_attribute(file: h5py.File, name: str, secret: Path) -> None:
     made(data=file[name][()])(file, name, secret)  # only objects of the newer format have room for it
-    file[name].attrs.create("huge", np.zeros(10**7))
+    file[name].attrs.create("huge", np.zeros(10**6))
 
 
 def many_attributes(file: h5py.File, name: str, secret: Path) -> None:
@@ -108,16 +108,16 @@ def many_attributes(file: h5py.File, name: str, secret: Path) -> None:
 
 
 def text_bomb(file: h5py.File, name: str, secret: Path) -> None:
-    """2,000,000 texts of any length that are all the same 1 MB."""
+    """200,000 texts of any length that are all the same 1 MB."""
     del file[name]
-    data = file.create_dataset(name, (2_000_000,), h5py.string_dtype())
+    data = file.create_dataset(name, (200_000,), h5py.string_dtype())
     data[0] = "x" * 10**6
     data[1:] = ""
     file.flush()
     raw = data.id.get_offset()
     handle = os.dup(file.id.get_vfd_handle())
     first = os.pread(handle, 16, raw)
-    os.pwrite(handle, first * 2_000_000, raw)
+    os.pwrite(handle, first * 200_000, raw)
     os.close(handle)
 
 
@@ -207,7 +207,7 @@ IN_FILE: dict[str, Change] = {
     "never written": unwritten,
     "30,000 groups": crowd,
     "2,000 deep": depth,
-    "attribute of 80 MB": huge_attribute,
+    "attribute of 8 MB": huge_attribute,
     "300 attributes": many_attributes,
     "vlen text bomb": text_bomb,
     "object references": references(region=False),

@@ -94,6 +94,11 @@ TARGETS = {
 }  # fmt: skip
 
 
+# Readers that share their way in with another one meet a few.
+FEW = ("external link", "gzip bomb", "never written", "record", "nan", "group instead", "no dataset")
+INSIDE = [(name, case) for name in TARGETS for case in (IN_FILE if name in ("shards", "parameters", "checkpoint", "records") else FEW)]
+
+
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
     box = Box("readers")
@@ -179,8 +184,7 @@ def copied(name: str, pristine: dict[str, Path], tmp_path: Path) -> tuple[Path, 
 @pytest.mark.fault(35)
 @pytest.mark.fault(36)
 @pytest.mark.filterwarnings("ignore:The given chunk")
-@pytest.mark.parametrize("case", IN_FILE)
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize(("name", "case"), INSIDE)
 def test_evil_inside_a_file(name: str, case: str, box: Box, pristine: dict[str, Path], tmp_path: Path, watched: Watched) -> None:
     target = TARGETS[name]
     folder, path = copied(name, pristine, tmp_path)
