@@ -154,7 +154,7 @@ def test_any_command_line(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("apts_mpi.study.plots.draw", lambda runs, target: None)  # pictures take long
     monkeypatch.setattr("apts_mpi.study.show.draw", lambda runs, target: None)
     seen = set()
-    for number in range(6000 if NIGHTLY else 400):
+    for number in range(6000 if NIGHTLY else 200):
         rng = random.Random(f"typed {number}")
         words = [*rng.choice(COMMANDS).split(), *rng.choices(PARTS, k=rng.randrange(5))]
         out = io.StringIO()
