@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+from checkpoint_cases import make_checkpoint
 from points_cases import point
 from shard_cases import make
 from test_records import FACTS, PARAMETERS, completion, extra, info, timer_rows
@@ -18,7 +18,6 @@ from test_records import FACTS, PARAMETERS, completion, extra, info, timer_rows
 from apts_mpi.contracts import Status
 from apts_mpi.regular import with_sum
 from apts_mpi.settings import resolve, to_toml
-from apts_mpi.storage import checkpoint
 from apts_mpi.storage.records import RunDirectory
 from apts_mpi.study.attempt import Attempt, write_attempt
 from apts_mpi.study.points import Points, to_json
@@ -84,16 +83,9 @@ def build(folder: Path) -> RunDirectory:
     again = RunDirectory.resume(folder / "run", (folder / "run" / "records.csv").read_bytes(), to_toml(resolve().config), {}, reopen=True)
     (folder / "run" / "completion.json").write_bytes(finished)
     shutil.copytree(folder / "run", folder / "cut", ignore=shutil.ignore_patterns("completion.json", "lock", "*.h5", "timing.csv"))
-    _checkpoint(folder / "run" / "checkpoints")
+    make_checkpoint(folder / "run")
     _study(folder / "study")
     return again
-
-
-def _checkpoint(folder: Path) -> None:
-    facts = {"iteration": 2, "subdomains": 2, "settings": {"run.name": "x"}}
-    shared = {"radius": np.array([0.5]), "pairs": np.arange(100.0).reshape(2, 50)}
-    own = [{"radius": np.array([0.1 * k])} for k in range(2)]
-    checkpoint.write(folder, checkpoint.Checkpoint(1, facts, np.arange(50, dtype=np.float32), shared, own, b"iteration\n0\n1\n"), 2)
 
 
 def _study(folder: Path) -> None:

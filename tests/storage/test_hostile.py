@@ -17,12 +17,12 @@ import h5py
 import numpy as np
 import pytest
 from box import Box
+from checkpoint_cases import make_checkpoint
 from evil import IN_FILE, LATEST, OF_FILE
 from shard_cases import bless, make, patch_manifest
 from test_records import filled
 
 from apts_mpi.regular import SUM, with_sum
-from apts_mpi.storage import checkpoint
 from apts_mpi.storage.parameters import write_parameters
 from apts_mpi.storage.sealed import write_sealed
 
@@ -50,16 +50,6 @@ def make_parameters(folder: Path) -> Path:
 
 def make_records(folder: Path) -> Path:
     return filled(folder / "run") / "records.h5"
-
-
-def make_checkpoint(folder: Path) -> Path:
-    facts = {"iteration": 2, "subdomains": 3, "settings": {"run.name": "x"}, "layout": "", "data": "", "arithmetic": ""}
-    facts |= {"messages": 0, "bytes": 0, "seconds": 0.0, "accuracy": None}
-    shared = {"radius": np.array([0.5]), "pairs": np.arange(10.0).reshape(2, 5)}
-    own = [{"radius": np.array([0.1 * k])} for k in range(3)]
-    state = checkpoint.Checkpoint(1, facts, np.arange(5, dtype=np.float32), shared, own, b"iteration\n0\n1\n")
-    checkpoint.write(folder / "checkpoints", state, 2)
-    return folder / "checkpoints" / "000001.h5"
 
 
 def recommit(path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_cases import make_checkpoint
 from shard_cases import make
-from test_hostile import make_checkpoint
 from test_records import extra, filled, info, start
 
 from apts_mpi.regular import write_new
