@@ -1,8 +1,7 @@
 """What the rooms agree on: protocols, status words and the record of one outer iteration.
 
-Rooms (solver, problem, parallel, storage, study) never import each other. They meet in
-``train`` and know one another only through the names on this page. Nothing here imports
-torch or MPI when it runs.
+Rooms (solver, problem, parallel, storage, study) never import each other. They meet in ``train`` and know one another only
+through the names on this page. Nothing here imports torch or MPI when it runs.
 """
 
 from __future__ import annotations
@@ -58,6 +57,7 @@ def no_wishes() -> Iterable[Flag]:
 SCALARS = ("loss", "decrease", "length", "local_iters", "local_accepted", "local_converged", "gradient_samples", "value_samples")
 DIGITS = 24  # of a scalar, to the base 256
 LANE = DIGITS + 2  # cells of a scalar: digits, terms, values out of range
+CHECKS = ("checksum", "norm bound")  # two scalars more where sums are checked, which TAIL leaves out
 TAIL = LANE * len(SCALARS) + len(Flag)  # cells behind the vector
 
 

@@ -162,11 +162,13 @@ def _watched(
 
 
 def instrumented(comm: Communicator, config: Config, timers: Timers) -> Communicator:
-    """``comm`` as the settings want it measured and slowed down."""
+    """``comm`` as the settings want it checked, measured and slowed down."""
+    from apts_mpi.parallel.checked import CheckedCommunicator
     from apts_mpi.parallel.emulate import EmulatedCommunicator
     from apts_mpi.parallel.wrapper import WaitingCommunicator
 
     network = emulated(config.comm, comm.size)
+    comm = CheckedCommunicator(comm) if config.safety.checksum and comm.size > 1 else comm
     comm = EmulatedCommunicator(comm, network) if network else comm
     return WaitingCommunicator(comm, timers) if config.run.measure_wait else comm
 

@@ -17,7 +17,7 @@ from apts_mpi.rundir import read_run
 from apts_mpi.storage.convert import convert
 
 HERE = Path(__file__).parent
-LANES, LANE, FLAGS = 8, 26, 2  # scalars of the solver's message, cells of one, flags: docs/architecture.md
+LANES, LANE, FLAGS = 10, 26, 3  # scalars of the solver's message and its checks, cells of one, flags: docs/architecture.md
 SMALL = LANES * LANE + FLAGS  # cells of a message without its vector
 ITERATIONS = 6
 

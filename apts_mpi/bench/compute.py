@@ -20,6 +20,7 @@ from apts_mpi.bench.measure import Plan, Work, clock, summary
 from apts_mpi.bench.step import BATCHES, CLASSES, CPU
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, no_wishes
+from apts_mpi.parallel.checked import squares, total
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import Loss, resolve_loss
@@ -136,6 +137,7 @@ def _passes(n: int, dtype: torch.dtype) -> dict[str, Work]:
         "sub": lambda: torch.sub(a, b, out=c), "mul": lambda: torch.mul(a, 0.5, out=c), "dot": lambda: dot(a, b),
         "square": lambda: float(square(a)), "lerp": lambda: c.lerp_(a, 0.1), "length": length,
         "addcmul": lambda: torch.addcmul(b, a, unit, value=-1e-12, out=b), "combine": lambda: torch.mv(kept.T, weights, out=c),
+        "checksum": lambda: (total(a), squares(a), total(b)),
     }  # fmt: skip
 
 

@@ -107,6 +107,10 @@ class FlatMessage:
             raise ValueError(f"no rank put the scalar {name!r} before the last sum")
         return decode(lane)
 
+    def terms(self, name: str) -> int:
+        """How many values of scalar ``name`` the last ``sum_`` added, over all ranks."""
+        return int(self._sums[self._lane(name)][DIGITS])
+
     def raise_flag(self, flag: Flag) -> None:
         """Tell all ranks, with the next sum of this message."""
         self._tail[self._flags + flag] = 1.0

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from apts_mpi.config import Config
-from apts_mpi.contracts import TAIL
 from apts_mpi.network import Network, emulated
 from apts_mpi.study.machine import Compute, Machine, between
 from apts_mpi.study.work import Work, count
@@ -66,7 +65,7 @@ def price(work: Work, compute: Compute, bucket: int, real: Send, wire: Network |
     wired = (lambda nbytes: real(nbytes) + wire.seconds(nbytes)) if wire else real
     messages = sum(wired(message.bytes) for message in work.messages if not message.overlapped)
     if work.overlapped:
-        messages += trailing(ready, gradient_end, TAIL * compute.itemsize, real, wire)
+        messages += trailing(ready, gradient_end, work.tail * compute.itemsize, real, wire)
     return {
         "gradients": gradient_end + _evaluations(work, compute), "values": _values(work, compute),
         "model": work.model_starts * compute.lsr1_begin + sum(times * _lsr1(compute, pairs) for pairs, times in work.model_steps.items()),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from apts_mpi.config import Config
-from apts_mpi.contracts import TAIL
+from apts_mpi.contracts import CHECKS, LANE, TAIL
 from apts_mpi.partition import block
 from apts_mpi.study.shares import Share, batches, shares
 
@@ -54,6 +54,7 @@ class Work:
     optimizer: Tally[str] = field(default_factory=Tally)
     vectors: Tally[str] = field(default_factory=Tally)  # operation on n numbers -> times
     messages: list[Message] = field(default_factory=list)
+    tail: int = TAIL  # cells behind the vector of a message
     subdomains: int = 1
     largest: int = 0  # samples of a subdomain, most
 
@@ -91,7 +92,7 @@ def count(
         minibatches = [shares(config, ranks, samples, k, rank) for k in range(first, min(first + period, number))]
     else:
         minibatches = [shares(config, ranks, samples, 0, rank)] * period
-    work = _Counting(config, n_params, minibatches[0], number > 1)
+    work = _Counting(config, n_params, minibatches[0], number > 1, config.safety.checksum and ranks > 1)
     if config.method == "apts":
         work.apts(local_iters)
     elif config.method == "trust-region":
@@ -113,12 +114,13 @@ def chunk_sizes(config: Config, share: Share) -> list[int]:
 class _Counting:
     """Goes through the steps of a method as its solver does."""
 
-    def __init__(self, config: Config, n_params: int, shares: list[Share], fresh: bool) -> None:
-        self.config, self.shares, self.fresh = config, shares, fresh
+    def __init__(self, config: Config, n_params: int, shares: list[Share], fresh: bool, checked: bool) -> None:
+        self.config, self.shares, self.fresh, self.checked = config, shares, fresh, checked
         self.sweep = config.method == "apts" and config.local.solver == "sweep"
         self.done = Work(subdomains=len(shares), largest=max(share.size for share in shares))
         item = 8 if config.model.dtype == "float64" else 4
-        self.large, self.small = Message(item * (n_params + TAIL), True), Message(item * TAIL, False)
+        self.done.tail = tail = TAIL + checked * LANE * len(CHECKS)
+        self.large, self.small = Message(item * (n_params + tail), True), Message(item * tail, False)
         if fresh and config.method != "local-sgd":
             self.done.selects.each(share.size for share in shares)
 
@@ -199,7 +201,7 @@ class _Counting:
     def pack(self, in_place: bool = False, overlapped: bool = False) -> None:
         """Sum the rank's own terms into the message; a single one that is made there stays where it is."""
         count = len(self.shares)
-        self.passes(add=count - 1, copy=count > 1 or not in_place)
+        self.passes(add=count - 1, copy=count > 1 or not in_place, checksum=self.checked)
         self.done.messages.append(Message(self.large.bytes, True, overlapped))
 
     def local_steps(self, share: Share, iters: float) -> None:

@@ -18,7 +18,7 @@ import baseline_cases
 from apts_cases import network
 
 from apts_mpi.config import Config, preset
-from apts_mpi.contracts import LANE, SCALARS, TAIL, Flag
+from apts_mpi.contracts import CHECKS, LANE, SCALARS, TAIL, Flag
 from apts_mpi.network import Network
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.problem.objective import batch_size
@@ -32,6 +32,7 @@ from apts_mpi.study.work import Work, count
 SAMPLES = 61
 PARAMS = sum(p.numel() for p in network().parameters())
 CELLS = LANE * len(SCALARS) + len(Flag)
+CHECKED = TAIL + LANE * len(CHECKS)  # cells where sums are checked
 
 
 class Watching(SerialCommunicator):
@@ -112,9 +113,12 @@ def test_the_work_is_what_a_run_counts(config: Config, subdomains: int, batch: i
 def test_messages_have_the_bytes_of_the_layout() -> None:
     assert TAIL == CELLS == 211
     work = count(sized(preset("default"), 2, 20), 1000, 2, SAMPLES)
-    assert [m.bytes for m in work.messages] == [8 * (1000 + 211)] * 4
-    none = count(preset("sweep", data={"batch": 20}), 1000, 2, SAMPLES)
-    assert [m.bytes for m in none.messages] == [4 * 1211, 4 * 1211, 4 * 211]
+    assert [m.bytes for m in work.messages] == [8 * (1000 + CHECKED)] * 4 and work.vectors["checksum"] == 4
+    assert CHECKED == CELLS + 52 == 263
+    alone = count(sized(preset("default"), 2, 20), 1000, 1, SAMPLES)
+    assert [m.bytes for m in alone.messages] == [8 * (1000 + 211)] * 4 and "checksum" not in alone.vectors
+    none = count(preset("sweep", data={"batch": 20}, safety={"checksum": False}), 1000, 2, SAMPLES)
+    assert "checksum" not in none.vectors and [m.bytes for m in none.messages] == [4 * 1211, 4 * 1211, 4 * 211]
 
 
 @pytest.mark.parametrize(("subdomains", "ranks", "batch"), [(1, 1, 0), (4, 2, 13), (5, 3, 20), (3, 1, 30)])
@@ -159,7 +163,8 @@ def test_the_price_of_sgd_by_hand() -> None:
     assert found.seconds == pytest.approx(sum(found.parts.values())) and found.parts["overhead"] == 4e-5
     assert found.floor == pytest.approx(1e-3 + 128e-5)
     two = predict(machine(), config, N, 2, 256)
-    nbytes = 4 * (N + TAIL)
+    nbytes = 4 * (N + CHECKED)
+    assert two.parts["vectors"] == pytest.approx(20e-6 + VECTOR["dot"] + VECTOR["checksum"])
     assert two.parts["messages"] == pytest.approx(2e-5 + (nbytes - 1016) * 1e-8) and two.note == ""
     assert two.floor == pytest.approx(1e-3 + 64e-5 + between(((16, 0.9e-5), (10016, 9e-5)), 4 * N))
 
@@ -219,7 +224,7 @@ def test_another_rank_count_is_said() -> None:
     config, found = preset("default", "sgd", data={"batch": 64}), machine()
     far = predict(found, config, N, 8, 1000)
     assert far.note == "computing at P = 8 as measured at P = 2; sums at P = 8 as measured at P = 2"
-    assert far.parts["messages"] == pytest.approx(Network(1e-5, 1e8, 8).seconds(4 * (N + TAIL)))
+    assert far.parts["messages"] == pytest.approx(Network(1e-5, 1e8, 8).seconds(4 * (N + CHECKED)))
     assert nearest({1: 0, 4: 0}, 2) == 4
     with pytest.raises(ValueError, match="no reduce-P2.json"):
         predict(Machine(found.compute), config, N, 2, 1000)
