@@ -25,13 +25,15 @@ export COVERAGE_FILE=$logs/lines/of # with the process added, one file each
 
 check ruff ruff check --config tests/ruff.toml apts_mpi tests benchmarks
 check mypy mypy
-one_process unit "not mpi" --ignore=tests/slurm "$@"
+one_process unit "not mpi" --ignore=tests/slurm --ignore=tests/campaigns "$@"
+one_process campaigns "not mpi" tests/campaigns "$@"
 slurm
 for ranks in 1 2 3 4; do parallel mpich "$ranks" mpi mpiexec; done
 if [ "$openmpi" = true ]; then
     under_openmpi
     for ranks in 1 2 3 4; do parallel openmpi "$ranks" mpi mpiexec --oversubscribe; done
     one_process openmpi-launch "not mpi" tests/launch tests/faults "$@" # what starts mpiexec by itself
+    one_process openmpi-campaigns "not mpi" tests/campaigns "$@"
     export PATH=$venv/bin:$path
 fi
 if [ "$chosen" = 0 ]; then

@@ -17,13 +17,15 @@ chosen=0 extra=() recorder=python
 . "$(dirname -- "${BASH_SOURCE[0]}")/../stages.sh"
 
 begin "$venv/fault-logs"
-one_process unit "fault and not mpi" --ignore=tests/slurm
+one_process unit "fault and not mpi" --ignore=tests/slurm --ignore=tests/campaigns
+one_process campaigns "fault and not mpi" tests/campaigns
 slurm -m fault
 for ranks in 2 3 4; do parallel mpich "$ranks" "fault and mpi" mpiexec; done
 if [ "$openmpi" = true ]; then
     under_openmpi
     for ranks in 2 3 4; do parallel openmpi "$ranks" "fault and mpi" mpiexec --oversubscribe; done
     one_process openmpi-launch "fault and not mpi" tests/launch tests/faults
+    one_process openmpi-campaigns "fault and not mpi" tests/campaigns
     export PATH=$venv/bin:$path
 fi
 check faults python tests/faults/table.py "$APTS_FAULTS" "$table"

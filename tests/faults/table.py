@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- the table: written by tests/faults/run.sh --write -->", "<!-- end of the table -->"
 LIMIT = 10.0  # seconds that a fault may take
-LAUNCHING = ("launch/", "faults/")  # tests that start as many ranks as they need
+LAUNCHING = ("launch/", "faults/", "campaigns/")  # tests that start as many ranks as they need
 NAMES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 
 

@@ -1,0 +1,54 @@
+"""The campaigns in the size of a normal run; with APTS_NIGHTLY=1 in their full size, whose results stay in benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE))
+sys.path.append(str(HERE.parent / "faults"))
+from recording import mpi_of  # noqa: E402
+
+NIGHTLY = os.environ.get("APTS_NIGHTLY") == "1"
+MPI = mpi_of(sys.executable)
+HOURS = 3600.0
+Property = Callable[[str, object], None]
+
+needs_mpi = pytest.mark.skipif(not MPI, reason="no mpiexec beside the interpreter or on PATH")
+long_enough = pytest.mark.timeout(2 * HOURS if NIGHTLY else 240)
+
+
+def run(name: str, tmp_path: Path, record_property: Property, cases: int, limit: float, *words: str) -> str:
+    """A campaign of so many cases, nightly of its own number, not measured for coverage; its last line."""
+    out = tmp_path / f"{name}.json"
+    size = [] if NIGHTLY else ["--cases", str(cases), *words]
+    done = subprocess.run(
+        [sys.executable, str(HERE / f"{name}.py"), "--out", str(out), *size], capture_output=True, text=True,
+        timeout=2 * HOURS if NIGHTLY else limit, env={name: text for name, text in os.environ.items() if not name.startswith("COVERAGE")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-20_000:]
+    record_property("slowest_fault_s", json.loads(out.read_text())["slowest_fault_s"])
+    return done.stdout.splitlines()[-1]
+
+
+@needs_mpi
+@long_enough
+@pytest.mark.fault(38, 39, 68)
+def test_killed_runs_end_as_untouched_ones(tmp_path: Path, record_property: Property) -> None:
+    last = run("kill", tmp_path, record_property, 20 if MPI == "mpich" else 6, 220)
+    assert "end as the untouched ones" in last
+
+
+@needs_mpi
+@long_enough
+@pytest.mark.skipif(MPI != "mpich" and not NIGHTLY, reason="the same in-process work under every MPI")
+def test_nothing_is_held_for_ever(tmp_path: Path, record_property: Property) -> None:
+    last = run("soak", tmp_path, record_property, 2000, 220, "--length", "200")
+    assert "2000 iterations on 2 ranks" in last or NIGHTLY
