@@ -16,13 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("launch", "faults"))]
 
 from recording import mpi_of  # noqa: E402
-from same_bits import ENVIRONMENT, MPIEXEC, make_data  # noqa: E402
+from same_bits import ENVIRONMENT, MPIEXEC  # noqa: E402
 
 from apts_mpi import provenance  # noqa: E402
+from apts_mpi.storage.convert import convert  # noqa: E402
 
 __all__ = ["MPIEXEC", "Campaign", "Job", "arguments", "make_data", "on_ranks", "pids_of"]
 
@@ -40,6 +43,18 @@ def arguments(doc: str | None, cases: int) -> argparse.ArgumentParser:
     parser.add_argument("--first", type=int, default=0, metavar="CASE", help="begin with this case")
     parser.add_argument("--out", metavar="FILE", help="JSON to write")
     return parser
+
+
+def make_data(folder: Path, samples: int = 320) -> None:
+    """A data set in folder/set: small images in classes, with so many wrong labels that no run comes to rest."""
+    rng, arrays = np.random.default_rng(1), {}
+    for split, size in (("train", samples), ("test", 40)):
+        labels = rng.integers(0, 3, size)
+        images = rng.integers(0, 100, (size, 1, 3, 4), dtype=np.uint8)
+        images[np.arange(size), 0, labels] += 150
+        arrays |= {f"x_{split}": images, f"y_{split}": np.where(rng.random(size) < 0.4, rng.integers(0, 3, size), labels)}
+    np.savez(folder / "raw.npz", **arrays)
+    convert("npz", folder / "raw.npz", folder / "set", shards=3)
 
 
 class Campaign:
