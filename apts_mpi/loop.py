@@ -94,18 +94,21 @@ class Loop:
     def _iterate(self, k: int) -> Status:
         """Outer iteration k and what follows from it."""
         info = self._solver.step(k // self._batches, k % self._batches)
+        status = self._status(info)
+        if self._verify(k + 1, Flag.SAVE in info.raised or status is not Status.RUNNING) and info.status is not Status.RUNNING:
+            info = replace(info, status=Status.RUNNING)  # what the method found with a wrong theta on some rank is no end
+            status = self._status(info)
         self._progress.add(info)
         every = self._config.run.evaluate_iterations or self._config.run.evaluate * self._batches
-        status = self._status(info)
         ended = status not in (Status.RUNNING, Status.INTERRUPTED)
         looked = self._problem.test is not None and (ended or (every and (k + 1) % every == 0))
         if looked:
             self._progress.accuracy = self._test()
             if not ended and self._progress.accuracy >= self._config.stop.target_accuracy:
                 status = Status.TARGET_ACCURACY
+                self._verify(k + 1, True)
         self._record(info, self._progress.accuracy if looked else None)
         due = Flag.SAVE in info.raised or status is not Status.RUNNING
-        self._verify(k + 1, due)
         if due and self._keeps and status is not Status.NONFINITE:
             self._save(wait=status is not Status.RUNNING)
         return status
@@ -158,15 +161,16 @@ class Loop:
             rows = self._comm.gather(score(self._problem.flat, self._problem.loss, self._problem.test, self._problem.theta))
         return 100 * sum(row[1] for row in rows) / sum(row[2] for row in rows)
 
-    def _verify(self, done: int, saving: bool) -> None:
-        """Compare theta over the ranks when it is time, and before it is kept; every rank calls."""
+    def _verify(self, done: int, saving: bool) -> bool:
+        """Compare theta over the ranks when it is time, and before it is kept; whether ranks differed and were mended. Every rank calls."""
         every = self._config.safety.verify
         if self._comm.size == 1 or not every or not (saving or done % every == 0):
-            return
+            return False
         with self._timers(timing.IO):
             told = drift.check(self._comm, self._solver, self._config.safety.on_difference == "heal", done)
         if told:
             self._warn(told)
+        return bool(told)
 
     def _record(self, info: StepInfo, accuracy: float | None) -> None:
         """Rank 0 shows and stores the iteration; nothing here is collective."""

@@ -152,6 +152,10 @@ class Job:
             return False
         return True
 
+    def alive(self, rank: int) -> bool:
+        """Whether the rank, whose process is known, is still there."""
+        return _alive(self.pids[rank])
+
     def wait(self, limit: float = LIMIT) -> int | None:
         """The status when launcher and ranks have ended; None, with nothing left running, if they have not within ``limit`` s."""
         until = time.monotonic() + limit

@@ -62,9 +62,11 @@ def planned(chance: random.Random, length: int) -> Plan:
     """A fault somewhere in each ``GAP`` iterations; the first 20 of them leave time to recover."""
     return {
         # There must be a second checkpoint before the newest one may be damaged.
-        start + chance.randrange(20, GAP - 15): (chance.choice(FAULTS if start else FAULTS[:-1]), chance.randrange(RANKS), chance.getrandbits(30))
+        start + chance.randrange(20, GAP - 15): (
+            chance.choice(FAULTS if start else FAULTS[:-1]), chance.randrange(RANKS), chance.getrandbits(30)
+        )
         for start in range(0, length - GAP + 1, GAP)
-    }
+    }  # fmt: skip
 
 
 class Faults:
