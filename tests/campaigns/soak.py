@@ -23,10 +23,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from common import Campaign, arguments, make_data, on_ranks
 
 from apts_mpi.config import Config, preset
@@ -179,7 +179,8 @@ def level(campaign: Campaign, rows: list[dict[str, int]], length: int) -> None:
         values = [row[name] for row in kept]
         campaign.check(min(values) == max(values), -1, f"rank {rank}: {name} {values} after each run")
     resident = [row["resident"] for row in kept]
-    slope = float(np.polyfit(np.arange(len(resident)) * length, resident, 1)[0]) if len(resident) > 2 else float("nan")
+    slopes = [(resident[j] - resident[i]) / ((j - i) * length) for i, j in combinations(range(len(resident)), 2)]
+    slope = statistics.median(slopes) if slopes else float("nan")  # Theil's and Sen's: the allocator takes memory in leaps
     campaign.facts[f"rank {rank}"] = {
         **rows[-1], "bytes_per_iteration": slope, "resident_MB": [round(value / 1e6, 1) for value in resident],
     }  # fmt: skip
