@@ -46,6 +46,12 @@ def test_killed_runs_end_as_untouched_ones(tmp_path: Path, record_property: Prop
     assert "end as the untouched ones" in last
 
 
+@long_enough
+@pytest.mark.fault(39)
+def test_a_writer_killed_anywhere_leaves_a_whole_checkpoint(tmp_path: Path, record_property: Property) -> None:
+    assert "a whole checkpoint found after each" in run("cuts", tmp_path, record_property, 200, 60)
+
+
 @needs_mpi
 @long_enough
 @pytest.mark.skipif(MPI != "mpich" and not NIGHTLY, reason="the same in-process work under every MPI")
