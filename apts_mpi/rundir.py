@@ -114,7 +114,8 @@ def read_run(path: str | Path) -> Run:
 
 def last_checkpoint(folder: Path) -> int | None:
     """Outer iterations after which the newest checkpoint in ``folder`` was committed; None: there is none. It may be damaged."""
-    for record in sorted((folder / CHECKPOINTS).glob("[0-9]*.json"), reverse=True):
+    records = [path for path in (folder / CHECKPOINTS).glob("*.json") if path.stem.isdecimal()]
+    for record in sorted(records, key=lambda path: int(path.stem), reverse=True):
         with contextlib.suppress(OSError, ValueError, TypeError):
             return int(read_object(record, 4096)["iteration"])
     return None

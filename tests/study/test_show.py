@@ -55,6 +55,16 @@ def shown(path: Path) -> str:
     return out.getvalue()
 
 
+def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make(tmp_path / "run", finish=False)
+    (path / "checkpoints").mkdir()
+    for sequence, iteration in ((999_999, 7), (1_000_000, 9)):  # by number, not by name
+        (path / "checkpoints" / f"{sequence:06d}.json").write_text(f'{{"iteration": {iteration}}}')
+    show_run(path)
+    told = capsys.readouterr().out
+    assert "did not finish" in told and f"apts-mpi train --resume {path}, from the checkpoint after iteration 9" in told
+
+
 def test_a_finished_run_shows_result_settings_origin_records_and_phases(tmp_path: Path) -> None:
     text = shown(make(tmp_path / "run"))
     for wanted in ("epochs done", "97.75 %", "n = 6,570 parameters, N = 4 subdomains, P = 2 ranks", "36 vector reductions", "2 MB"):
