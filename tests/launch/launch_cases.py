@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,17 +47,17 @@ class Outcome:
     seconds: float
 
 
-def no_cleanup() -> list[str]:
-    """Options without which the launcher ends all ranks before one of them can say a word about a killed one."""
+def ends_all_at_once() -> bool:
+    """Whether the launcher ends the others in the moment in which a rank dies, so that they may not come to a word (MPICH's)."""
     told = subprocess.run([str(MPIEXEC), "--version"], capture_output=True, text=True, check=False).stdout
-    return ["-disable-auto-cleanup"] if "HYDRA" in told else []
+    return "HYDRA" in told
 
 
-def run(tmp_path: Path, body: str, ranks: int = 3, limit: float = LIMIT, options: Sequence[str] = ()) -> Outcome:
+def run(tmp_path: Path, body: str, ranks: int = 3, limit: float = LIMIT) -> Outcome:
     """Run ``body`` on ``ranks`` ranks by plain python; a hang fails the test."""
     script = tmp_path / "program.py"
     script.write_text(HEAD + textwrap.dedent(body))
-    command = [str(MPIEXEC), *options, "-n", str(ranks), sys.executable, str(script)]
+    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, str(script)]
     began = time.monotonic()
     # A file, not a pipe: a grandchild that outlives the launcher would keep a pipe open.
     with open(tmp_path / "output", "w+b") as output:

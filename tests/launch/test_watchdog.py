@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+import time
 from pathlib import Path
 
 import pytest
-from launch_cases import Outcome, failed, needs_mpiexec, no_cleanup, run
+from launch_cases import LIMIT, Outcome, ends_all_at_once, failed, needs_mpiexec, run
 from same_bits import make_data, train
 
 from apts_mpi.study.show import show_run
@@ -33,14 +33,12 @@ sys.stdout.write("all is well\\n")
 """
 
 
-def watched(
-    tmp_path: Path, fault: str, who: int = 2, deadline: float = 1.5, options: Sequence[str] = ()
-) -> Outcome:
+def watched(tmp_path: Path, fault: str, who: int = 2, deadline: float = 1.5) -> Outcome:
     """Three ranks, one of which does ``fault`` while the others wait."""
     body = PROGRAM
     for name, text in {"DEADLINE": str(deadline), "WHO": str(who), "FAULT": fault}.items():
         body = body.replace(name, text)
-    return run(tmp_path, body, options=options)
+    return run(tmp_path, body)
 
 
 def pid(outcome: Outcome, rank: int) -> str:
@@ -99,8 +97,8 @@ def test_progress_outside_of_calls_is_progress(tmp_path: Path) -> None:
 @pytest.mark.fault(38)
 @pytest.mark.parametrize("who", [0, 2])
 def test_a_killed_rank(tmp_path: Path, who: int) -> None:
-    outcome = watched(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", who, deadline=60, options=no_cleanup())
-    failed(outcome, f"rank {who} on ", f"(pid {pid(outcome, who)}) has vanished without a goodbye")
+    outcome = watched(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", who, deadline=60)
+    failed(outcome, *([] if ends_all_at_once() else [f"rank {who} on ", f"(pid {pid(outcome, who)}) has vanished without a goodbye"]))
 
 
 @pytest.mark.fault(38)
@@ -110,17 +108,20 @@ def test_a_rank_killed_in_a_sum(tmp_path: Path) -> None:
     from apts_mpi.parallel.watchdog import watching
     from apts_mpi.safety import SafetyConfig
     comm = start()
-    print(f"[{comm.rank} is {os.getpid()}]", flush=True)
     with watching(comm, SafetyConfig()):
         comm.configure("mpi", 2**30)
         message = comm.plan(500_000, torch.float32, torch.device("cpu"), [])
         comm.barrier()
         if comm.rank == 1:
+            print(f"[killed at {time.time() + 0.3}]", flush=True)
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
         while True:
             comm.sum_(message)
     """
-    failed(run(tmp_path, body))  # MPICH's mpiexec ends the others at once, and may let no word through
+    outcome = run(tmp_path, body, limit=30)  # most of it for the import of torch
+    failed(outcome)  # MPICH's mpiexec ends the others at once, and may let no word through
+    killed = re.search(r"killed at ([0-9.]+)", outcome.text)
+    assert killed and time.time() - float(killed[1]) < LIMIT, outcome.text
 
 
 @pytest.mark.fault(42)
@@ -162,7 +163,6 @@ def test_a_forked_child_has_no_watchdog(tmp_path: Path) -> None:
     from apts_mpi.parallel.watchdog import watching
     from apts_mpi.safety import SafetyConfig
     comm = start()
-    print(f"[{comm.rank} is {os.getpid()}]", flush=True)
     with watching(comm, SafetyConfig()) as watchdog:
         if comm.rank == 1:
             if os.fork() == 0:
@@ -175,8 +175,7 @@ def test_a_forked_child_has_no_watchdog(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         comm.barrier()
     """
-    outcome = run(tmp_path, body, ranks=2, options=no_cleanup())
-    failed(outcome, "rank 1 on ", "has vanished without a goodbye")
+    failed(run(tmp_path, body, ranks=2), *([] if ends_all_at_once() else ["rank 1 on ", "has vanished without a goodbye"]))
 
 
 def test_a_bug_is_told_by_its_rank_alone(tmp_path: Path) -> None:
