@@ -88,8 +88,8 @@ class Checkpoints:
         began = time.monotonic()
         if self._folder is not None:
             try:
-                self._start(facts, theta, state.shared, own, records(), began)
-            except (OSError, MemoryError) as error:
+                self._start(facts, theta, state.shared, own, records, began)
+            except MemoryError as error:
                 self._judge(Written(0.0, error=str(error) or type(error).__name__))
         if not wait:
             return ""
@@ -111,7 +111,7 @@ class Checkpoints:
 
     def _start(
         self, facts: Mapping[str, Any], theta: Tensor, shared: Mapping[str, Tensor], own: list[dict[str, NDArray[Any]]],
-        records: bytes, began: float,
+        records: Callable[[], bytes], began: float,
     ) -> None:  # fmt: skip
         """Copy, and let the thread write."""
         self._background.wait()  # the buffers are in use until then
@@ -124,7 +124,7 @@ class Checkpoints:
         sequence, keep = self._sequence, self._config.keep
         self.pause = max(self.pause, time.monotonic() - began)
         self._last_done, self._began = int(facts["iteration"]), time.monotonic()
-        self._background.start(lambda: files.write(folder, files.Checkpoint(sequence, told, point, copies, own, records), keep))
+        self._background.start(lambda: files.write(folder, files.Checkpoint(sequence, told, point, copies, own, records()), keep))
 
     def _copy(self, name: str, value: Tensor) -> NDArray[Any]:
         """``value`` in host memory that the next checkpoint uses again: pages touched for the first time cost more than the copy."""

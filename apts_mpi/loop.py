@@ -197,7 +197,7 @@ class Loop:
         """Keep the run as it is now; with ``wait``, until it is on the disk. Every rank calls."""
         with self._timers(timing.IO):
             facts = facts_of(self._config, self._problem, self._counted(), self._arithmetic)
-            records = self._directory.text if self._directory else bytes
+            records = self._directory.text_later() if self._directory else bytes
             assert isinstance(self._solver, Resumable)
             self._unsaved = self._checkpoints.save(facts, self._problem.theta, self._solver.state(), records, wait)
 

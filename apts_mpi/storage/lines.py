@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 
@@ -33,7 +34,12 @@ class Lines:
 
     def text(self) -> bytes:
         """All lines so far, on disk or not; OSError names the file."""
-        return self._written() + b"".join(self._pending)
+        return self.later()()
+
+    def later(self) -> Callable[[], bytes]:
+        """A function that gives all lines of this moment, and may read them in another thread; OSError names the file."""
+        file, good, pending = self._file, self._good, b"".join(self._pending)
+        return lambda: _read(self.path, file, good) + pending
 
     def flush(self, look: bool = False) -> bool:
         """Write what is pending, all or nothing; whether the file had to be made anew. OSError names it and loses nothing.
@@ -78,7 +84,7 @@ class Lines:
         """The folder was removed or replaced: everything goes into a new file, once there is a folder again."""
         if not self.path.parent.is_dir():
             raise OSError(errno.ENOENT, "its folder is gone", str(self.path))
-        write_atomic(self.path, self._written())
+        write_atomic(self.path, _read(self.path, self._file, self._good))
         with naming(self.path):
             file = io.FileIO(self.path, "r+")
         file.seek(0, os.SEEK_END)
@@ -86,17 +92,20 @@ class Lines:
         self._file, self._looked = file, monotonic()
         return True
 
-    def _written(self) -> bytes:
-        """From the open file, which is still there when its name is not."""
-        pieces, done = [], 0
-        with naming(self.path):
-            while done < self._good:
-                piece = os.pread(self._file.fileno(), self._good - done, done)
-                if not piece:
-                    raise OSError(errno.EIO, "has become shorter", str(self.path))
-                pieces.append(piece)
-                done += len(piece)
-        return b"".join(pieces)
+
+def _read(path: Path, file: io.FileIO, size: int) -> bytes:
+    """The first bytes of an open file, which is still there when its name is not."""
+    pieces, done = [], 0
+    with naming(path):
+        while done < size:
+            if file.closed:
+                raise OSError(errno.EBADF, "was replaced while it was read", str(path))
+            piece = os.pread(file.fileno(), size - done, done)
+            if not piece:
+                raise OSError(errno.EIO, "has become shorter", str(path))
+            pieces.append(piece)
+            done += len(piece)
+    return b"".join(pieces)
 
 
 def _cut(path: Path, text: bytes) -> None:

@@ -141,6 +141,10 @@ class RunDirectory:
         """records.csv up to here, whole lines, on the disk or not; OSError names the file."""
         return self._lines.text()
 
+    def text_later(self) -> Callable[[], bytes]:
+        """A function that gives ``text`` of this moment in another thread, so that nobody waits for reading."""
+        return self._lines.later()
+
     def append(self, info: StepInfo, extra: Mapping[str, float | None], laps: Mapping[str, float] | None = None) -> None:
         """Add an outer iteration; the first one settles the columns, later ones may not bring new ones (ValueError).
 
