@@ -46,7 +46,7 @@ def in_parallel(command: cli.Command) -> int:
     comm = start()
     try:
         code = command.run(comm)
-    except (HandshakeError, ImportError, OSError) as error:
+    except (HandshakeError, ImportError, MemoryError, OSError) as error:
         together = isinstance(error, HandshakeError)
         if not together and comm.size > 1:
             raise

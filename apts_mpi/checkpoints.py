@@ -38,15 +38,14 @@ class Checkpoints:
 
     Args:
         folder: of the checkpoints, rank 0's; None: nothing is ever written.
-        sequence: number of the last checkpoint there is; the next one is higher.
         warn: is told once when the disk fails, and again when it has recovered and fails anew.
     """
 
     def __init__(
-        self, config: CheckpointConfig, comm: Communicator, folder: Path | None, sequence: int, warn: Callable[[str], None]
+        self, config: CheckpointConfig, comm: Communicator, folder: Path | None, warn: Callable[[str], None]
     ) -> None:
         self._config, self._comm, self._folder, self._warn = config, comm, folder, warn
-        self._every, self._sequence = every(config.every), sequence
+        self._every, self._sequence = every(config.every), files.highest(folder) if folder else 0  # the next one is higher
         self._background = Background()
         self._buffers: dict[str, Tensor] = {}
         self._last_done, self._began = 0, time.monotonic()
@@ -74,7 +73,12 @@ class Checkpoints:
             return False
         if self._every.iterations and not self._failed:
             return done - self._last_done >= self._every.iterations
-        return time.monotonic() - self._began >= (min(self._interval, RETRY) if self._failed else self._interval)
+        return time.monotonic() - self._began >= (self._retry if self._failed else self._interval)
+
+    @property
+    def _retry(self) -> float:
+        """Seconds from a failed write to the next try."""
+        return RETRY if self._every.iterations else min(self._interval, RETRY)
 
     def save(
         self, facts: Mapping[str, Any], theta: Tensor, state: State, records: Callable[[], bytes], wait: bool = False

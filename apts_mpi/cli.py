@@ -1,6 +1,6 @@
 """The command line: turns what the user typed into a Command, without MPI and without torch.
 
-Exit codes: 0 finished, 2 usage, 3 numerical failure, 4 environment, 75 stopped with a checkpoint, to go on later; any other: a bug.
+Exit codes: 0 finished, 2 usage, 3 numerical failure, 4 environment, 75 stopped on request, to go on later; any other: a bug.
 """
 
 from __future__ import annotations
@@ -156,13 +156,13 @@ def refuse(error: Exception) -> Command:
 
 def read_settings(file: str | None, options: Sequence[tuple[str, str | None]], resume: str | None = None) -> settings.Settings:
     """The resolved settings of a train command, on top of those of the run to ``resume``; SettingsError if they are wrong."""
-    layers = [settings.from_file(file)] if file else []
-    if resume:
-        from apts_mpi.rundir import CONFIG
-
+    layers = [*([settings.from_file(file)] if file else []), settings.from_environment(os.environ)]
+    if resume is not None:
+        if not resume or any(name in ("run.dir", "run.resume") for name, _ in options):
+            raise settings.SettingsError("--resume RUN needs the folder of a run, and no --run.dir or --run.resume beside it")
         told = settings.from_tree({"run": {"dir": resume, "resume": "must"}}, "command line --resume")
-        layers = [settings.from_file(os.path.join(resume, CONFIG)), *layers, told]
-    return settings.resolve(*layers, settings.from_environment(os.environ), settings.from_options(options))
+        layers = [settings.from_file(os.path.join(resume, "config.toml")), *layers, told]
+    return settings.resolve(*layers, settings.from_options(options))
 
 
 def job_config(words: Sequence[str]) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from apts_mpi import timing
 from apts_mpi.assembly import Problem
 from apts_mpi.contracts import Communicator, Status
-from apts_mpi.outcome import Progress, Result
+from apts_mpi.outcome import UNWANTED, Progress, Result
 from apts_mpi.parallel.handshake import together
 from apts_mpi.rundir import Completion
 from apts_mpi.timing import Timers
@@ -31,7 +31,7 @@ def laps_of_all(comm: Communicator, timers: Timers, rows: list[list[float]]) -> 
 
 def store(
     directory: RunDirectory | None, comm: Communicator, problem: Problem, timers: Timers, rows: list[list[float]], result: Result,
-    progress: Progress, batches: int,
+    progress: Progress, batches: int, warn: Callable[[str], None],
 ) -> None:  # fmt: skip
     """The last files of the run directory, the completion record last of all; every rank calls. SetupError on all if the disk fails.
 
@@ -43,7 +43,10 @@ def store(
         if directory is None:
             return
         if result.status is Status.INTERRUPTED:
-            directory.leave(rows, laps)
+            try:
+                directory.leave(rows, laps)
+            except OSError as error:  # the checkpoint holds all that matters
+                warn(f"{error}; the records in the checkpoint are whole")
         else:
             named = {name: value.cpu().numpy() for name, value in problem.flat.views(result.theta).items()}
             directory.finish(completion(comm, problem, result, progress, batches), named, rows, laps)
@@ -84,5 +87,5 @@ def interrupted(result: Result, reasons: Sequence[str]) -> dict[str, object]:
     named = [f"{reason} on rank {rank}" if len(reasons) > 1 else reason for rank, reason in enumerate(reasons) if reason]
     facts: dict[str, object] = {"stopped by": ", ".join(named[:4]) + (" and others" if len(named) > 4 else "")}
     if result.unsaved:
-        return facts | {"not saved": f"{result.unsaved}; an earlier checkpoint may be there"}
+        return facts | {"not saved": result.unsaved + ("" if result.unsaved == UNWANTED else "; an earlier checkpoint may be there")}
     return facts | {"go on with": f"apts-mpi train --resume {shlex.quote(result.directory)}"}

@@ -61,3 +61,4 @@ def _take_over(comm: Communicator, stepper: Resumable, state: State, healthy: in
     """Give every rank theta and the shared state of rank ``healthy``; every rank calls."""
     comm.broadcast_(stepper.theta, healthy)
     stepper.restore_(State(spread(comm, state.shared, healthy), state.own))
+    stepper.recall_()

@@ -15,7 +15,7 @@ from apts_mpi.contracts import Communicator, Flag, Status, StepInfo, Wishes
 from apts_mpi.interrupt import Interrupt
 from apts_mpi.monitor import Monitor
 from apts_mpi.opening import header, open_directory
-from apts_mpi.outcome import Progress, Result, known_loss
+from apts_mpi.outcome import UNWANTED, Progress, Result, known_loss
 from apts_mpi.parallel import launch
 from apts_mpi.problem.scoring import score
 from apts_mpi.resumption import Found, facts_of, hand_over
@@ -50,14 +50,15 @@ class Loop:
             self._progress = hand_over(found, comm, problem, self._solver, self._batches)
         self._notes = list(found.notes) if found else []
         status = self._status(self._progress.steps[-1]) if self._progress.steps else Status.RUNNING
+        if status is Status.RUNNING and self._progress.seconds > config.stop.wall_time:
+            status = Status.WALL_TIME
         self._first, self._begun = len(self._progress.steps), status  # not RUNNING: there is nothing left to do
         writes = write and not (found is not None and found.complete and status is not Status.RUNNING)
         self._directory = open_directory(config, comm, problem, threads, facts, found, self._warn) if writes else None
         place = comm.share(str(self._directory.path) if self._directory else "")
         self._place = place or (found.folder if found else "")
         folder = self._directory.path / CHECKPOINTS if self._directory else None
-        sequence = max((found.checkpoint.sequence, *found.damaged)) if found and found.checkpoint else 0
-        self._checkpoints = Checkpoints(config.checkpoint, comm, folder, sequence, self._warn)
+        self._checkpoints = Checkpoints(config.checkpoint, comm, folder, self._warn)
         self._header = header(config, problem, comm.size, threads, self._place or "not stored", facts)
         self._keeps = self._checkpoints.on and isinstance(self._solver, Resumable) and bool(place)
         self._unsaved = ""  # why the last checkpoint is not on the disk
@@ -141,7 +142,7 @@ class Loop:
             if self._keeps and self._checkpoints.due(len(self._progress.steps) + 1):
                 flags.append(Flag.SAVE)
             needed = self._foreseen()
-        if self._interrupt.wanted(needed):
+        if self._place and self._interrupt.wanted(needed):
             flags.append(Flag.INTERRUPT)
         return flags
 
@@ -203,15 +204,16 @@ class Loop:
 
     def _finish(self, status: Status) -> Result:
         """The phase table, the run directory's last files, the result; every rank calls."""
+        self._checkpoints.finish()  # before the folder is given back
         now, theta, comm = self._counted(), self._problem.theta, self._comm
         # No success is recorded for ranks that have drifted apart.
         comm.agree("the final theta", sha256(theta.cpu().numpy().tobytes()).hexdigest())
         rows = comm.gather(self._timers.row())
         passes, loss = now.samples / self._problem.samples, known_loss(now.steps[-1])
-        unsaved = self._unsaved if self._keeps else "no checkpoints were asked for, or the method has none"
+        unsaved = self._unsaved if self._keeps else UNWANTED
         result = Result(status, theta, now.steps, now.accuracy, loss, passes, now.reductions, now.seconds, self._place, unsaved)
         self._problem.flat.restore(theta)  # first: a full disk must not cost the caller the module
-        closing.store(self._directory, comm, self._problem, self._timers, rows, result, now, self._batches)
+        closing.store(self._directory, comm, self._problem, self._timers, rows, result, now, self._batches, self._warn)
         facts = closing.shown(result, self._problem, comm, rows, self._checkpoints.told())
         if status is Status.INTERRUPTED:
             facts |= closing.interrupted(result, comm.gather_text(self._interrupt.reason))

@@ -14,7 +14,7 @@ from apts_mpi.contracts import Communicator
 from apts_mpi.network import emulated
 from apts_mpi.parallel.handshake import together
 from apts_mpi.resumption import Found
-from apts_mpi.rundir import CHECKPOINTS
+from apts_mpi.rundir import CHECKPOINTS, is_run
 
 if TYPE_CHECKING:
     from apts_mpi.storage.records import RunDirectory
@@ -61,19 +61,26 @@ def open_directory(
         "emulated_network": str(emulated(config.comm, comm.size) or ""), "flops_per_gradient": problem.arithmetic.gradient,
         "flops_per_value": problem.arithmetic.value, "peak_flops": problem.arithmetic.peak, **facts,
     }  # fmt: skip
-    text = settings.to_toml(replace(config, run=replace(config.run, resume="never", allow_changes=False)))  # what, not how it went on
+    # What was asked for, not how it went on: neither the way of resuming nor the number of subdomains that was taken over.
+    asked = replace(config.solver, subdomains=found.asked) if found else config.solver
+    text = settings.to_toml(replace(config, solver=asked, run=replace(config.run, resume="never", allow_changes=False)))
 
     def make() -> RunDirectory | None:
         if comm.rank != 0:
             return None
         if found is None:
+            if config.run.resume == "auto" and is_run(Path(config.run.dir)):
+                warn(f"no checkpoint was kept in {config.run.dir}: the run begins anew, what is there goes into a subfolder earlier-<i>")
             return RunDirectory.create(config.run.dir, config.run.name, text, known, warn)
         assert found.checkpoint is not None
-        folder = Path(found.folder) / CHECKPOINTS
-        if sequences(folder)[:1] != [max((found.checkpoint.sequence, *found.damaged))]:
-            raise OSError(f"{folder}: another process has written there since this one looked; start again when it has ended")
-        set_aside(folder, found.damaged)
+        newest, folder = max((found.checkpoint.sequence, *found.damaged)), Path(found.folder) / CHECKPOINTS
+
+        def claimed() -> None:
+            if sequences(folder)[:1] != [newest]:
+                raise OSError(f"{folder}: another process has written there since this one looked; start again when it has ended")
+            set_aside(folder, found.damaged)
+
         told = {**known, "resumed_after_iteration": found.iteration, "resumed_from": found.checkpoint.sequence, "notes": list(found.notes)}
-        return RunDirectory.resume(found.folder, found.checkpoint.records, text, told, reopen=True, warn=warn)
+        return RunDirectory.resume(found.folder, found.checkpoint.records, text, told, True, warn, claimed)
 
     return together(comm, make)

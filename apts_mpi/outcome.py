@@ -11,6 +11,7 @@ from apts_mpi.contracts import Status, StepInfo
 if TYPE_CHECKING:
     from torch import Tensor
 
+UNWANTED = "no checkpoints were asked for, or the method has none"
 NUMERICAL, ENVIRONMENT, REQUEUE = 3, 4, 75  # exit codes; 75 is EX_TEMPFAIL of sysexits.h
 
 
@@ -50,8 +51,8 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """0 finished, 3 numerical failure, 4 stopped and not saved, 75 stopped with a checkpoint, to go on later."""
-        stopped = ENVIRONMENT if self.unsaved else REQUEUE
+        """0 finished, 3 numerical failure, 75 stopped on request, with a checkpoint if they are on, 4 if it could not be written."""
+        stopped = REQUEUE if self.unsaved in ("", UNWANTED) else ENVIRONMENT
         return {Status.NONFINITE: NUMERICAL, Status.INTERRUPTED: stopped}.get(self.status, 0)
 
 

@@ -24,7 +24,7 @@ from apts_mpi.spread import spread
 from apts_mpi.storage.checkpoint import Checkpoint, newest
 
 # Settings that do not move the trajectory up to where it is.
-FREE = ("stop.", "checkpoint.", "safety.", "comm.emulate_", "run.")
+FREE = ("stop.", "checkpoint.", "safety.", "comm.emulate_", "run.", "data.path")
 BOUND = ("run.seed", "run.deterministic", "run.device")  # but for these
 SILENT = ("run.resume", "run.dir", "run.allow_changes")  # how, not what
 AFRESH = "--run.resume never starts afresh and keeps what is there in a subfolder"
@@ -38,6 +38,7 @@ class Found:
     facts: dict[str, Any]
     notes: tuple[str, ...]  # for people
     complete: bool  # has the run come to an end once
+    asked: int  # solver.subdomains as the settings have it, before ``adopt``
     checkpoint: Checkpoint | None = field(default=None, repr=False)
     damaged: tuple[int, ...] = ()  # newer checkpoints that were passed over; rank 0 alone knows
 
@@ -59,7 +60,7 @@ def find(config: Config, comm: Communicator) -> Found | None:
     if not told:
         return None
     folder, facts, notes, complete = json.loads(told)
-    found = Found(folder, facts, tuple(notes), complete)
+    found = Found(folder, facts, tuple(notes), complete, config.solver.subdomains)
     return replace(found, checkpoint=looked.checkpoint, damaged=looked.damaged) if looked else found
 
 
@@ -87,7 +88,12 @@ def _look(config: Config) -> Found | None:
     if problems:
         notes.append(f"going on from the newest one that is whole, after iteration {checkpoint.facts['iteration']}")
     notes += _compare(config, checkpoint, folder)
-    return Found(str(folder), checkpoint.facts, tuple(notes), rundir.completed(folder), checkpoint, tuple(problems))
+    complete = rundir.completed(folder)
+    done, kept = rundir.read_run(folder).completion if complete else None, checkpoint.facts["iteration"]
+    if done is not None and kept < done.iterations and not config.run.allow_changes:
+        told = f"is finished after iteration {done.iterations}, its newest whole checkpoint is of iteration {kept}"
+        raise ValueError(f"the run in {folder} {told}: --run.allow_changes true makes the iterations between them again; {AFRESH}")
+    return Found(str(folder), checkpoint.facts, tuple(notes), complete, config.solver.subdomains, checkpoint, tuple(problems))
 
 
 def _check_nothing(config: Config, folder: Path, problems: Mapping[int, str]) -> None:
@@ -106,8 +112,10 @@ def _compare(config: Config, checkpoint: Checkpoint, folder: Path) -> list[str]:
     now, then = settings.values(config), checkpoint.facts.get("settings")
     if type(then) is not dict:
         raise ValueError(f"{folder}: its checkpoint says nothing of the settings; {AFRESH}")
-    if not config.solver.subdomains:
-        now["solver.subdomains"] = then.get("solver.subdomains")
+    defaults = settings.values(Config())
+    then = {**{name: defaults[name] for name in defaults if name not in then}, **then}  # a key that is younger than the run
+    now["solver.subdomains"] = now["solver.subdomains"] or checkpoint.facts["subdomains"]
+    then["solver.subdomains"] = checkpoint.facts["subdomains"]
     now = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
     names = [name for name in [*now, *(name for name in then if name not in now)] if now.get(name) != _plain(then.get(name))]
     lines = {name: f"{name}: {then.get(name)!r} -> {now.get(name)!r}" for name in names if name not in SILENT}
@@ -120,8 +128,8 @@ def _compare(config: Config, checkpoint: Checkpoint, folder: Path) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as ``settings.values`` has it: JSON holds inf as a text."""
-    return float(value) if value in ("inf", "-inf") else value
+    """A setting as JSON gives it back, where inf is a text and a tuple a list."""
+    return float(value) if value in ("inf", "-inf") else list(value) if isinstance(value, tuple) else value
 
 
 def binds(name: str, config: Config) -> bool:
@@ -171,12 +179,17 @@ def hand_over(found: Found, comm: Communicator, problem: Problem, stepper: Stepp
     theta = {"theta": torch.from_numpy(kept.theta.copy())} if kept else {}
     problem.theta.copy_(spread(comm, theta)["theta"])
     state = State(spread(comm, shared), _own(found, comm, problem))
+
     if not isinstance(stepper, Resumable):
         raise SetupError(f"{type(stepper).__name__} cannot go on from a checkpoint; {AFRESH}")
-    try:
-        stepper.restore_(state)
-    except (KeyError, IndexError, RuntimeError, ValueError) as error:  # alike on every rank: all hold the same state
-        raise SetupError(f"{found.folder}: its checkpoint does not fit the method ({error}); {AFRESH}") from error
+    def restore() -> None:
+        try:
+            stepper.restore_(state)
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{found.folder}: its checkpoint does not fit the method ({error}); {AFRESH}") from error
+
+    together(comm, restore)
+    stepper.recall_()
     text = comm.share(kept.records.decode(errors="replace") if kept else "")
     return _progress(found.facts, text, per_epoch)
 
@@ -197,8 +210,11 @@ def _own(found: Found, comm: Communicator, problem: Problem) -> list[dict[str, t
 def _progress(facts: Mapping[str, Any], records: str, per_epoch: int) -> Progress:
     """How far the run had come, from the records that the checkpoint keeps."""
     progress = Progress()
-    for info in steps_of(records, per_epoch):
-        progress.add(info)
+    try:
+        for info in steps_of(records, per_epoch):
+            progress.add(info)
+    except (KeyError, TypeError, ValueError) as error:  # alike on every rank: all read the same text
+        raise SetupError(f"the records in the checkpoint are not those of a run ({error}); {AFRESH}", usage=True) from error
     progress.accuracy = math.nan if facts["accuracy"] is None else float(facts["accuracy"])
     progress.messages, progress.bytes, progress.seconds = facts["messages"], facts["bytes"], facts["seconds"]
     if len(progress.steps) != facts["iteration"]:

@@ -34,7 +34,8 @@ PARAMETERS = "parameters.h5"
 COMPLETION = "completion.json"  # written last: without it the run did not finish
 LOCK = "lock"  # who is at work here, see lock
 CHECKPOINTS = "checkpoints"  # a folder, see storage.checkpoint
-_PARTS = (COMPLETION, PARAMETERS, TIMING, RECORDS_H5, RECORDS, CHECKPOINTS, "resumed-*.json", "config-until-*.toml", CONFIG, PROVENANCE)
+_EARLIER = "resumed-*.json", "config-until-*.toml", "completion-until-*.json"  # of the starts before the last
+_PARTS = (COMPLETION, PARAMETERS, TIMING, RECORDS_H5, RECORDS, CHECKPOINTS, *_EARLIER, CONFIG, PROVENANCE)
 FILES = "files"  # in the completion record: SHA-256 of the other text files
 TEXTS = ("status",)  # columns of the records that hold no numbers
 COMPLETION_VERSION = 2  # 1 had no checksum
@@ -114,7 +115,8 @@ def read_run(path: str | Path) -> Run:
 
 def last_checkpoint(folder: Path) -> int | None:
     """Outer iterations after which the newest checkpoint in ``folder`` was committed; None: there is none. It may be damaged."""
-    records = [path for path in (folder / CHECKPOINTS).glob("*.json") if path.stem.isdecimal()]
+    place = folder / CHECKPOINTS
+    records = [path for path in place.glob("*.json") if path.stem.isdecimal()] if not place.is_symlink() else []
     for record in sorted(records, key=lambda path: int(path.stem), reverse=True):
         with contextlib.suppress(OSError, ValueError, TypeError):
             return int(read_object(record, 4096)["iteration"])

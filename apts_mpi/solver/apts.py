@@ -79,10 +79,7 @@ class APTS:
         return State(shared, [self._local.state(i) for i in range(len(self._objective.subdomains))])
 
     def restore_(self, state: State) -> None:
-        """Go on from ``state`` and the present ``theta``; without ``own`` the subdomains begin anew. Every rank calls.
-
-        In full batch f and its gradient at theta are evaluated once more, which belongs to no iteration.
-        """
+        """Go on from ``state`` and the present ``theta``; without ``own`` the subdomains begin anew. ``recall_`` must follow."""
         shared = state.shared
         self._k, self._bad_trials = int(shared["k"]), int(shared["bad_trials"])
         self.radius, self.global_radius = float(shared["radius"]), float(shared["global_radius"])
@@ -91,6 +88,9 @@ class APTS:
         for i, own in enumerate(state.own):
             self._local.restore_(i, own)
         self._known = bool(shared["known"]) and self._objective.batches == 1
+
+    def recall_(self) -> None:
+        """Evaluate f and its gradient at theta again if they are to be known, which belongs to no iteration; every rank calls."""
         if self._known:
             self._loss.begin(self.theta)
 

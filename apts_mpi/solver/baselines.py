@@ -39,7 +39,7 @@ def remember_(owner: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None
     """Give the optimizer of one vector a copy of what ``memory`` gave."""
     point = owner.param_groups[0]["params"][0]
     owner.state.clear()
-    kinds = {name: point.dtype if value.numel() == point.numel() > 1 else value.dtype for name, value in state.items()}
+    kinds = {name: value.dtype if name == "step" else point.dtype for name, value in state.items()}
     if state:
         owner.state[point] = {name: value.to(point.device, kinds[name], copy=True) for name, value in state.items()}
 
@@ -62,6 +62,9 @@ class Baseline:
         """A step that is not finite is not made; too many in a row end the run."""
         self._bad_steps = 0 if finite else self._bad_steps + 1
         return Status.NONFINITE if self._bad_steps >= self._config.stop.nonfinite else Status.RUNNING
+
+    def recall_(self) -> None:
+        """Nothing is known beyond the state."""
 
     def _numbers(self) -> dict[str, Tensor]:
         return {"k": number(self._k), "bad_steps": number(self._bad_steps)}
@@ -124,7 +127,7 @@ class AllReduce(Baseline):
         return State(self._numbers() | {f"optimizer.{name}": value for name, value in memory(self._optimizer).items()})
 
     def restore_(self, state: State) -> None:
-        """Go on from ``state`` and the present ``theta``; every rank calls."""
+        """Go on from ``state`` and the present ``theta``; ``recall_`` must follow."""
         self._restore_numbers_(state)
         remember_(self._optimizer, state.part("optimizer"))
 

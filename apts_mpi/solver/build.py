@@ -32,7 +32,13 @@ class Resumable(Stepper, Protocol):
         """All that a later object needs, with theta, to go on with the same bits; tensors may be live."""
 
     def restore_(self, state: State) -> None:
-        """Go on from ``state`` and the present ``theta``; every rank calls. Without ``own`` the subdomains begin anew."""
+        """Go on from ``state`` and the present ``theta``; without ``own`` the subdomains begin anew. ``recall_`` must follow.
+
+        Not collective. KeyError, IndexError, RuntimeError or ValueError if the state is not one of such a method.
+        """
+
+    def recall_(self) -> None:
+        """Evaluate what the state does not hold; every rank calls."""
 
 
 def build_stepper(

@@ -71,11 +71,14 @@ class GlobalTrustRegion:
         return State({name: number(value) for name, value in numbers.items()} | model)
 
     def restore_(self, state: State) -> None:
-        """Go on from ``state`` and the present ``theta``; every rank calls. In full batch f is evaluated once more."""
+        """Go on from ``state`` and the present ``theta``; ``recall_`` must follow."""
         shared = state.shared
         self._k, self._bad_trials, self.radius = int(shared["k"]), int(shared["bad_trials"]), float(shared["radius"])
         self._model.restore_(state.part("model"))
         self._known = bool(shared["known"]) and self._objective.batches == 1
+
+    def recall_(self) -> None:
+        """Evaluate f and its gradient at theta again if they are to be known, which belongs to no iteration; every rank calls."""
         if self._known:
             self._loss.begin(self.theta)
 

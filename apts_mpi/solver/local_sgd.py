@@ -58,7 +58,7 @@ class LocalSGD(Baseline):
         return State(self._numbers(), [memory(each) for each in self._optimizers])
 
     def restore_(self, state: State) -> None:
-        """Go on from ``state`` and the present ``theta``; every rank calls."""
+        """Go on from ``state`` and the present ``theta``; ``recall_`` must follow."""
         self._restore_numbers_(state)
         for each, own in zip(self._optimizers, state.own or [{}] * len(self._optimizers), strict=True):
             remember_(each, own)

@@ -50,10 +50,10 @@ class Background:
 
     def _run(self, write: Callable[[], int]) -> None:
         began = time.monotonic()
-        self._written = None
+        self._written = Written(0.0, error="the writing thread broke off")  # by a bug, which the thread hook tells
         try:
             nbytes = write()
-        except (OSError, MemoryError) as error:  # anything else is a bug, which ends the run by the thread hook
+        except (OSError, MemoryError) as error:
             self._written = Written(time.monotonic() - began, error=str(error) or type(error).__name__)
         else:
             self._written = Written(time.monotonic() - began, nbytes)

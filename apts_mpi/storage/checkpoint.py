@@ -61,6 +61,7 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> int:
 
     On OSError, which names the file, all earlier checkpoints are as they were.
     """
+    _check_folder(folder)
     with naming(folder):
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
@@ -78,11 +79,19 @@ def write(folder: Path, checkpoint: Checkpoint, keep: int) -> int:
 
 def sequences(folder: Path) -> list[int]:
     """Numbers of the committed checkpoints, newest first."""
+    _check_folder(folder)
     try:
         found = [_RECORD.fullmatch(entry.name) for entry in folder.iterdir()]
     except FileNotFoundError:
         return []
     return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def highest(folder: Path) -> int:
+    """The highest number that any file of a checkpoint has, committed, damaged or left over; 0: there is none."""
+    _check_folder(folder)
+    names = [entry.name.split(".")[0] for entry in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, dict[int, str]]:
@@ -108,7 +117,9 @@ def read(folder: Path, sequence: int) -> Checkpoint:
     """Checkpoint ``sequence``; DataError or OSError name the file unless it is exactly what its record says."""
     path = inside(folder, stem(folder, sequence).name + ".h5")
     record = _record(inside(folder, path.stem + ".json"), sequence)
-    with open_sealed(path) as file:
+    if type(record.get("bytes")) is not int:
+        raise DataError(f"{path.with_suffix('.json')}: says nothing of the size of its file")
+    with open_sealed(path, limit=record["bytes"]) as file:
         _check_file(path, record)
         if set(file) != {"facts", "theta", "shared", "own", "records"} or len(file.attrs):
             raise DataError(f"{path}: holds {', '.join(file)}, which is not what a checkpoint holds")
@@ -120,6 +131,12 @@ def read(folder: Path, sequence: int) -> Checkpoint:
     if theta.ndim != 1 or not len(theta) or theta.dtype.kind != "f" or not np.isfinite(theta).all():
         raise DataError(f"{path}: theta is no vector of finite numbers")
     return Checkpoint(sequence, facts, theta, shared, own, records)
+
+
+def _check_folder(folder: Path) -> None:
+    """DataError if the folder is a link, which may lead to the checkpoints of another run."""
+    if folder.is_symlink():
+        raise DataError(f"{folder}: is a symbolic link; put the folder itself there")
 
 
 def _image(checkpoint: Checkpoint) -> io.BytesIO:

@@ -98,9 +98,10 @@ def _read(path: Path, file: io.FileIO, size: int) -> bytes:
     pieces, done = [], 0
     with naming(path):
         while done < size:
-            if file.closed:
-                raise OSError(errno.EBADF, "was replaced while it was read", str(path))
-            piece = os.pread(file.fileno(), size - done, done)
+            try:
+                piece = os.pread(file.fileno(), size - done, done)
+            except ValueError as error:  # closed by another thread
+                raise OSError(errno.EBADF, "was replaced while it was read", str(path)) from error
             if not piece:
                 raise OSError(errno.EIO, "has become shorter", str(path))
             pieces.append(piece)

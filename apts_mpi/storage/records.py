@@ -83,12 +83,7 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls,
-        directory: str | Path,
-        name: str,
-        config: str,
-        provenance: Mapping[str, object],
-        warn: Callable[[str], None] = warnings.warn,
+        cls, directory: str | Path, name: str, config: str, provenance: Mapping[str, object], warn: Callable[[str], None] = warnings.warn
     ) -> RunDirectory:
         """Make ``directory``, or runs/<time>-<name> if it is empty; write config and provenance.
 
@@ -107,26 +102,28 @@ class RunDirectory:
     @classmethod
     def resume(
         cls, path: str | Path, text: bytes, config: str, provenance: Mapping[str, object], reopen: bool = False,
-        warn: Callable[[str], None] = warnings.warn,
+        warn: Callable[[str], None] = warnings.warn, claimed: Callable[[], None] = lambda: None,
     ) -> RunDirectory:  # fmt: skip
         """Go on in the run directory ``path`` with the records ``text`` (from ``text()`` of then): later lines are cut off.
 
         ``provenance`` of this start becomes resumed-<i>.json; another ``config`` than before takes the place of config.toml, which
-        becomes config-until-<i>.toml. FileExistsError if the run has finished, unless told to ``reopen`` it; FileNotFoundError if
-        it is no run, LockError if another process is at work there, other OSErrors if the disk fails.
+        becomes config-until-<i>.toml. A finished run is FileExistsError, unless told to ``reopen`` it: then its completion record becomes
+        completion-until-<i>.json. ``claimed`` is called when nobody else may write there. FileNotFoundError: no run; LockError: another
+        process is at work there; other OSErrors: the disk.
         """
         path = Path(path)
         if not is_run(path):
             raise FileNotFoundError(f"{path} is no run directory of apts-mpi, so nothing can be resumed there")
         lock = RunLock.take(path / LOCK, warn=warn)
         with lock.unless_kept() as keep:
-            if (path / COMPLETION).exists():
-                if not reopen:
-                    raise FileExistsError(f"the run in {path} has finished; there is nothing to resume")
-                with naming(path / COMPLETION):
-                    (path / COMPLETION).unlink()
-                    sync(path)
+            claimed()
             index = next(index for index in range(1, 1_000_000) if not (path / f"resumed-{index}.json").exists())
+            if (path / COMPLETION).exists() and not reopen:
+                raise FileExistsError(f"the run in {path} has finished; there is nothing to resume")
+            if (path / COMPLETION).exists():
+                with naming(path / COMPLETION):
+                    (path / COMPLETION).replace(path / f"completion-until-{index}.json")
+                    sync(path)
             before = read_bytes(inside(path, CONFIG)) if (path / CONFIG).exists() else b""
             if before != config.encode():
                 write_atomic(path / f"config-until-{index}.toml", before)
@@ -142,7 +139,7 @@ class RunDirectory:
         return self._lines.text()
 
     def text_later(self) -> Callable[[], bytes]:
-        """A function that gives ``text`` of this moment in another thread, so that nobody waits for reading."""
+        """``text`` of this moment, to be read in another thread."""
         return self._lines.later()
 
     def append(self, info: StepInfo, extra: Mapping[str, float | None], laps: Mapping[str, float] | None = None) -> None:

@@ -66,6 +66,7 @@ def test_goes_on_with_the_same_bits(case: str, batch: int, dtype: torch.dtype) -
         second = stepper(config, batch, dtype)
         second.theta.copy_(theta)
         second.restore_(state)
+        second.recall_()
         found = steps(second, cut, 12, batches)
         assert str(found) == str(wanted[cut:])  # as text: nan is nan
         assert torch.equal(second.theta, whole.theta)
@@ -86,5 +87,6 @@ def test_a_state_may_be_restored_without_what_the_subdomains_own() -> None:
     steps(first, 0, 5, 1)
     second.theta.copy_(first.theta)
     second.restore_(State(kept(first.state()).shared, []))
+    second.recall_()
     info = second.step(5, 0)
     assert info.k == 5 and info.radius == first.radius  # type: ignore[attr-defined]
