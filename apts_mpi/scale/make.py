@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apts_mpi.scale.facts import CALIBRATION, Facts, facts
-from apts_mpi.study.attempt import AGAIN, read_attempt
+from apts_mpi.study.attempt import AGAIN, failed
 from apts_mpi.study.definition import Study
 from apts_mpi.study.execute import Executor, Say, check_cores, crowded, start_words
 from apts_mpi.study.plan import Run
@@ -47,35 +47,40 @@ def calibrate(study: Study, runs: Sequence[Run], known: Facts, executor: Executo
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         say(f"calibration: bench {name} on {ranks} rank{'s' * (ranks > 1)}")
-        code, _ = executor.run([*start_words(ranks, study.nodes(ranks), executor.launcher), *words], ranks, log)
+        code, _ = executor.run([*start_words(ranks, study.nodes(ranks), executor.launcher), *words], ranks, log, signal.SIGTERM)
+        if executor.ending:  # a bench is short of what it measures: it is made again
+            return
         asked.write_text(shlex.join(words[3:]), encoding="utf-8")
         if code or not path.is_file():
             say(f"WARNING: bench {name} ended with exit code {code}, see {log}: there will be no cost model")
 
 
 def run_study(study: Study, runs: Sequence[Run], launcher: str, calibrated: bool, say: Say) -> int:
-    """Calibrate and make the missing runs; 0 if all are on disk then, 3 if some failed, 75 if the job ended too soon."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that the run under way is ended too, whoever ends this process
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    """Calibrate and make the missing runs; 0 if all are on disk then, 3 if some failed, 75 if it was told to end before.
+
+    SIGUSR1 and SIGTERM tell it so: the run under way stops after its iteration and is left. SIGHUP ends the run at once.
+    """
+    signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
     check_cores(study, runs)
     known = facts(study, runs)
     executor = Executor(study, launcher, say)
-    signal.signal(signal.SIGUSR1, lambda number, frame: executor.warn(number))
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: executor.warn())
     if calibrated:
         calibrate(study, runs, known, executor, say)
-    failed = executor.make(runs)
-    if failed and executor.ending:
-        say(f"the job ends: {len(failed)} of {len(runs)} runs are left; the same command goes on with them")
+    left = executor.make(runs)
+    if left and executor.ending:
+        say(f"told to end: {len(left)} of {len(runs)} runs are left; the same command goes on with them")
         return AGAIN
-    if failed:
-        say(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again")
+    if left:
+        say(f"{len(left)} of {len(runs)} runs failed; the same command tries them again")
     else:
         say(f"all {len(runs)} runs are there; next: apts-mpi scale report {study.path}")
-    return 3 if failed else 0
+    return 3 if left else 0
 
 
 def state(run: Run) -> str:
     """done, failed or missing."""
     if run.done:
         return "done"
-    return "missing" if read_attempt(run) is None else "failed"
+    return "failed" if failed(run) else "missing"

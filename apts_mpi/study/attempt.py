@@ -16,7 +16,7 @@ from apts_mpi.regular import SUM, read_summed, with_sum, write_new
 from apts_mpi.study.plan import Run
 
 NUMERICAL = 3  # exit code of a run that met too many numbers that are not finite
-AGAIN = 75  # exit code of a run that was told to end before its time
+AGAIN = 75  # exit code of a run that was told to end before its time; it is no failure
 LATE, TAKEN, CUT = -1, -2, -3  # in place of an exit code: out of time, another job makes this run, this program was ended meanwhile
 
 
@@ -67,6 +67,12 @@ def read_attempt(run: Run) -> Attempt | None:
         return Attempt(**{name: value for name, value in values.items() if name != SUM})
     except (OSError, ValueError, TypeError):
         return None
+
+
+def failed(run: Run) -> bool:
+    """Whether the last attempt at a run that is not done went wrong; one that was told to end did not."""
+    attempt = read_attempt(run)
+    return attempt is not None and attempt.code != AGAIN
 
 
 def write_attempt(run: Run, attempt: Attempt) -> None:

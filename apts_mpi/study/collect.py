@@ -15,7 +15,7 @@ from apts_mpi.contracts import Status
 from apts_mpi.regular import read_summed
 from apts_mpi.rundir import Run as Record
 from apts_mpi.rundir import read_run
-from apts_mpi.study.attempt import Attempt, read_attempt
+from apts_mpi.study.attempt import Attempt, failed, read_attempt
 from apts_mpi.study.definition import Method, Study, StudyError
 from apts_mpi.study.execute import WANDER
 from apts_mpi.study.plan import Run
@@ -40,11 +40,11 @@ def collect(study: Study, runs: Sequence[Run]) -> Points:
     attempts = {run.id: read_attempt(run) for run in done}
     usual = usual_bandwidth([a for a in attempts.values() if a])
     points = tuple(_point(run, ended[run.id], attempts[run.id], usual) for run in done)
-    failed = tuple(run.id for run in runs if run.id not in ended and read_attempt(run) is not None)
-    failed += tuple(f"{name} (diverged)" for name in bad)
+    wrong = tuple(run.id for run in runs if run.id not in ended and failed(run))
+    wrong += tuple(f"{name} (diverged)" for name in bad)
     tuning = {method.name: read_tuning(study, method) for method in study.methods if method.tuning}
     title, text = study.title or study.name, study.path.read_text(encoding="utf-8")
-    return Points(study.name, title, study.threads, study.repetitions, study.target_accuracy, len(runs), failed, points, text, tuning)
+    return Points(study.name, title, study.threads, study.repetitions, study.target_accuracy, len(runs), wrong, points, text, tuning)
 
 
 def usual_bandwidth(attempts: Sequence[Attempt]) -> dict[str, float]:

@@ -93,6 +93,7 @@ class Executor:
         self._rates = [copy_bandwidth()]  # of this machine so far
         self.ending = False  # the job ends soon: no further run is begun
         self._process: subprocess.Popen[bytes] | None = None
+        self._warning = signal.SIGUSR1  # that it hears
 
     def make(self, runs: Sequence[Run]) -> list[Run]:
         """Make those that are not on disk; returns those that failed, or were not begun because the job ends."""
@@ -110,11 +111,11 @@ class Executor:
             self._say(f"{index + 1:>4}/{len(missing)}  eta {duration(left):>6}  {outcome_line(run, outcome)}")
         return failed
 
-    def warn(self, number: int) -> None:
-        """The job ends soon: tell the run under way, whose launcher hands the signal on to its ranks, and begin no other."""
+    def warn(self) -> None:
+        """The job ends soon: tell what is under way, and begin nothing else. Safe in a signal's handler."""
         self.ending = True
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
+            self._process.send_signal(self._warning)
 
     def _one(self, run: Run) -> Attempt:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +131,8 @@ class Executor:
         attempt = Attempt(run.id, CUT, 0.0, rate, crowd, platform.node(), began, shlex.join(command))
         write_attempt(run, attempt)
         code, seconds = self.run(command, run.ranks, run.folder.with_name(run.id + ".log"))
+        if code and self.ending and not run.done:  # ranks that were still loading die of the signal, with another code
+            code = AGAIN
         attempt = replace(attempt, code=code, seconds=seconds)
         write_attempt(run, attempt)
         return attempt
@@ -142,20 +145,27 @@ class Executor:
     def settled(self) -> float:
         """The copy bandwidth, after a short wait if something else is at work."""
         began = time.monotonic()
-        while (rate := copy_bandwidth()) < (1 - WANDER) * median(self._rates) and time.monotonic() - began < PATIENCE:
+        while (rate := copy_bandwidth()) < (1 - WANDER) * median(self._rates) and time.monotonic() - began < PATIENCE and not self.ending:
             time.sleep(1.0)
         self._rates.append(rate)
         return rate
 
-    def run(self, command: Sequence[str], ranks: int, log: Path) -> tuple[int, float]:
-        """The exit code (-1: out of time) and the wall time; output goes to ``log``. Whatever ends this call ends the command."""
+    def run(self, command: Sequence[str], ranks: int, log: Path, warning: signal.Signals = signal.SIGUSR1) -> tuple[int, float]:
+        """The exit code (-1: out of time) and the wall time; output goes to ``log``. Whatever ends this call ends the command.
+
+        ``warning`` is what the launcher gets when the job ends soon: both mpiexec and srun hand SIGUSR1 on, and SIGTERM ends all.
+        """
         began = time.monotonic()
+        if self.ending:
+            return AGAIN, 0.0
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                 env=environment(self.study, ranks),
             )  # fmt: skip
-            self._process = process
+            self._warning, self._process = warning, process
+            if self.ending:  # said between the question above and now
+                self.warn()
             try:
                 code = process.wait(timeout=self.study.time_limit)
             except subprocess.TimeoutExpired:

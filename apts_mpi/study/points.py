@@ -83,7 +83,7 @@ class Points:
     repetitions: int
     target_accuracy: float
     planned: int  # runs
-    failed: tuple[str, ...]  # runs that were tried and did not come to their end; planned - failed - points: not tried
+    failed: tuple[str, ...]  # runs that were tried and did not come to their end; planned - failed - points: not made yet
     points: tuple[Point, ...]
     study: str  # the study file's text
     tuning: Mapping[str, Mapping[str, Any]]  # method -> cost of the search for its learning rate, as in tune.json

@@ -23,4 +23,4 @@ if [ -z "${SLURM_CONF:-}" ]; then
     eval "$("$tool" env)"
 fi
 export OMP_NUM_THREADS=1 SLURM_REQUIRED=1 # a Slurm that does not answer is a failure here, no reason to skip
-timeout -k 10 400 python -m pytest -p no:cacheprovider tests/slurm "$@"
+timeout -k 10 900 python -m pytest -p no:cacheprovider tests/slurm "$@"

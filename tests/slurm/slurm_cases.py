@@ -95,13 +95,13 @@ def submitted(place: Path, *words: str) -> Iterator[str]:
         ended(["scancel", number], place, 30)
 
 
-def outcome(place: Path, number: str) -> dict[str, str]:
+def outcome(place: Path, number: str, limit: float = LIMIT) -> dict[str, str]:
     """What scontrol says of a job when it has ended; a job that does not end fails the test."""
     start = time.monotonic()
-    while time.monotonic() - start < LIMIT:
+    while time.monotonic() - start < limit:
         text = ended(["scontrol", "show", "job", "-o", number], place, 30).stdout
         told = dict(word.split("=", 1) for word in text.split() if "=" in word)
         if told.get("JobState") not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
             return told
         time.sleep(0.5)
-    raise AssertionError(f"job {number} has not ended after {LIMIT} s: {text}")
+    raise AssertionError(f"job {number} has not ended after {limit} s: {text}")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-import signal
-import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -91,40 +87,6 @@ def test_a_run_that_takes_too_long_is_ended(made: Path, tmp_path: Path) -> None:
     assert execute.Executor(replace(read_study(made), time_limit=1.5), asleep, lines.append).make(runs) == runs
     assert time.monotonic() - start < 60 and "FAILED, took too long" in lines[-1]
     assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
-
-
-HEARS = """import os, signal, sys, time
-signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(75))
-open(sys.argv[1], "a").write("begun ")
-time.sleep(60 * (len(sys.argv) > 2 and sys.argv[2] == "waits"))
-sys.exit(75)
-"""
-
-
-@pytest.mark.parametrize("warned", [False, True], ids=["by the run", "to us"])
-def test_when_the_job_ends_soon_no_other_run_is_begun(made: Path, tmp_path: Path, warned: bool) -> None:
-    configs = [replace(run.config, run=replace(run.config.run, dir=str(tmp_path / run.id))) for run in one_rank(made)[:3]]
-    runs = [replace(run, config=config) for run, config in zip(one_rank(made), configs, strict=False)]
-    (tmp_path / "hears.py").write_text(HEARS)
-    ran = tmp_path / "ran"
-    hears = shlex.join([sys.executable, str(tmp_path / "hears.py"), str(ran), "waits" if warned else "ends"])
-    lines = list[str]()
-    executor = execute.Executor(read_study(made), hears, lines.append)
-
-    def warn() -> None:
-        while not (ran.exists() and ran.read_text()):
-            time.sleep(0.01)
-        executor.warn(signal.SIGUSR1)
-
-    threads = [threading.Thread(target=warn)] * warned
-    for thread in threads:
-        thread.start()
-    began = time.monotonic()
-    assert executor.make(runs) == runs and executor.ending
-    assert time.monotonic() - began < 30 and ran.read_text() == "begun ", "the others are left for the next start"
-    assert len(lines) == 2 and "stopped before its end" in lines[1]
-    for thread in threads:
-        thread.join()
 
 
 def test_more_threads_than_cores_are_refused_or_marked(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

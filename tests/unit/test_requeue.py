@@ -89,6 +89,13 @@ def test_a_folder_of_ones_own_stays(tmp_path: Path) -> None:
     assert said == ["python -m apts_mpi train run.toml dir=runs/mine resume=auto"]
 
 
+@pytest.mark.parametrize("words", [("--resume", "runs/mine"), ("--resume=runs/mine",)])
+def test_what_is_to_be_resumed_says_where_by_itself(words: tuple[str, ...], tmp_path: Path) -> None:
+    code, output, said = requeue(tmp_path, *words, "--stop.epochs", "5", CODE="75", MAX_RESTARTS="0", APTS_RUN__DIR="runs/other")
+    assert said == [f"python -m apts_mpi train {' '.join(words)} --stop.epochs 5 dir= resume="]
+    assert code == 75 and "requeue: no start is left; sbatch the same line again" in output
+
+
 @pytest.mark.fault(46)
 def test_requeue_does_not_start_beyond_its_limit(tmp_path: Path) -> None:
     code, output, said = requeue(tmp_path, "run.toml", SLURM_RESTART_COUNT="6")
