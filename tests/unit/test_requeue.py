@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from apts_mpi import cli
+
 ROOT = Path(__file__).parents[2]
 TOOLS = {  # of a job's shell: each writes down how it was called; the command hears USR1 as our ranks do
     "python": """echo "python $* dir=${APTS_RUN__DIR:-} resume=${APTS_RUN__RESUME:-}" >>said
@@ -62,8 +64,7 @@ def test_what_was_saved_before_its_end_goes_back_while_starts_are_left(
 ) -> None:  # fmt: skip
     code, output, said = requeue(tmp_path, file, CODE="75", **environ)
     assert ("scontrol requeue 7" in said) == again
-    line = "the same line again" if file == "study.toml" else "again with APTS_RUN__DIR=runs/job-7"
-    assert (f"requeue: no start is left; sbatch {line}" in output) != again
+    assert ("requeue: no start is left; sbatch again with APTS_RUN__DIR=runs/job-7" in output) != again
     assert code == 75
 
 
@@ -90,11 +91,18 @@ def test_a_folder_of_ones_own_stays(tmp_path: Path) -> None:
     assert said == ["python -m apts_mpi train run.toml dir=runs/mine resume=auto"]
 
 
-@pytest.mark.parametrize("words", [("--resume", "runs/mine"), ("--resume=runs/mine",)])
-def test_what_is_to_be_resumed_says_where_by_itself(words: tuple[str, ...], tmp_path: Path) -> None:
-    code, output, said = requeue(tmp_path, *words, "--stop.epochs", "5", CODE="75", MAX_RESTARTS="0", APTS_RUN__DIR="runs/other")
-    assert said == [f"python -m apts_mpi train {' '.join(words)} --stop.epochs 5 dir= resume="]
-    assert code == 75 and "requeue: no start is left; sbatch the same line again" in output
+@pytest.mark.parametrize("words", [("--resume", "old"), ("--resume=old",)])
+def test_a_run_to_be_resumed_is_never_started_afresh(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.toml").write_text("[stop]\nepochs = 3\n")
+    said = requeue(tmp_path, *words)[2]
+    assert said == [f"python -m apts_mpi train {' '.join(words)} dir=runs/job-7 resume=auto"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APTS_RUN__DIR", "runs/job-7")
+    monkeypatch.setenv("APTS_RUN__RESUME", "auto")
+    plain, options = cli.split_options(["train", *words], ("resume",))
+    config = cli.read_settings(None, options, plain[1].partition("=")[2] or plain[2]).config
+    assert (config.run.dir, config.run.resume, config.stop.epochs) == ("old", "must", 3)
 
 
 @pytest.mark.fault(46)
