@@ -113,7 +113,9 @@ class Judge:
 
     def _gone(self, here: Sequence[int], now: float) -> tuple[tuple[int, ...], str] | None:
         longest = max((self.ranks[r].beat.entered for r in here if self._rests(r, now, LEFT_GRACE, True)), default=0)
-        lost = tuple(rank for rank, seen in enumerate(self.ranks) if seen.left and seen.beat.entered < longest)
+        # From its goodbye on: a rank that failed says goodbye and then why, and must come to that.
+        left = [rank for rank, seen in enumerate(self.ranks) if seen.left and now - seen.heard >= LEFT_GRACE]
+        lost = tuple(rank for rank in left if self.ranks[rank].beat.entered < longest)
         if not lost:
             return None
         return lost, f"{self._named(lost)} has left the run after {self.ranks[lost[0]].beat.entered} collective calls"

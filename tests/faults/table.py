@@ -3,8 +3,8 @@
     python tests/faults/table.py FOLDER [--write | --check]
 
 A line is shown if a test of it passed where the line says: at so many ranks, under every MPI that was used where ranks matter,
-and none of its tests failed. --write puts the table into the page; --check compares the page's lines and tests (not its times).
-Ends with status 1 if a line that can be run here is not shown, if something hung, or if the page tells of other tests.
+and none of its tests failed. --write puts the table into the page; --check says where the page tells of other tests.
+Ends with status 1 if a line that can be run here is not shown, if something hung, or if the page lacks a line.
 """
 
 from __future__ import annotations
@@ -144,8 +144,10 @@ def main(arguments: list[str]) -> int:
     if action == "--write":
         head, rest = page.split(BEGIN)
         PAGE.write_text("\n".join([head + BEGIN, *table(lines, mpis, slurm), END]) + rest.split(END)[1])
-    elif action == "--check":
-        wrong += differences(lines, page, slurm)
+    older = differences(lines, page, slurm) if action == "--check" else []
+    wrong += [f"the page lacks line {number}" for number in lines if action == "--check" and number not in stored(page)]
+    if older:
+        print(f"the page is older than these tests; tests/faults/run.sh --write makes it again: {'; '.join(older)}")
     for text in [*wrong, *(f"longer than {LIMIT:g} s: {name}" for name in slow)]:
         print(text)
     left_out = [line.number for line in lines.values() if line.where == "slurm" and not slurm]
