@@ -27,7 +27,7 @@ from apts_mpi.storage.checkpoint import Checkpoint, newest
 FREE = ("stop.", "checkpoint.", "safety.", "comm.emulate_", "run.", "data.path")
 BOUND = ("run.seed", "run.deterministic", "run.device")  # but for these
 SILENT = ("run.resume", "run.dir", "run.allow_changes")  # how, not what
-AFRESH = "--run.resume never starts afresh and keeps what is there in a subfolder"
+AFRESH = "to start afresh: --run.resume never (what is there goes into a subfolder)"
 
 
 @dataclass(frozen=True)

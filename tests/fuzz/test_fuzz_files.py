@@ -70,5 +70,6 @@ def test_no_damage_is_read_as_something_else(target: Target, box: Box, tree: Pat
 
 def test_every_file_of_a_run_is_fuzzed(tree: Path) -> None:
     covered = Counter(path_of(tree, target).name for target in TARGETS)
-    written = {path.name for path in (tree / "run").rglob("*") if path.is_file()} - {"resumed-1.json", "config-until-1.toml", "completion-until-1.json"}
+    unread = {"resumed-1.json", "config-until-1.toml", "completion-until-1.json"}  # by people alone
+    written = {path.name for path in (tree / "run").rglob("*") if path.is_file()} - unread
     assert written <= covered.keys()
