@@ -91,7 +91,7 @@ begin() { # begin LOGS: both environments if wanted, a fresh folder of logs, and
 
 under_openmpi() { # from here on the programs are Open MPI's
     export PATH=$overlay/bin:$path OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm
+    export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm OTHER_MPIEXEC=$venv/bin/mpiexec
 }
 
 slurm() { # slurm PYTEST ARGUMENTS...: the tests that need one, or why they are left out

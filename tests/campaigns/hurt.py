@@ -75,6 +75,9 @@ class Hurt:
     def restore_(self, state: State) -> None:
         self._inner.restore_(state)
 
+    def recall_(self) -> None:
+        self._inner.recall_()
+
 
 def maker(before: Callable[[int, Tensor], None]) -> Callable[..., Stepper]:
     """For ``run_training``."""

@@ -9,45 +9,20 @@ and without a launcher. The line must also be the same under every MPI: compare 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from launcher import ENVIRONMENT, MPIEXEC, ROOT, Outcome, ended
 
-ROOT = Path(__file__).resolve().parents[2]
-BESIDE = Path(sys.executable).parent / "mpiexec"
-MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
+__all__ = ["ENVIRONMENT", "MPIEXEC", "OPTIONS", "ROOT", "make_data", "theta_hash", "train"]
+
 OPTIONS = (
     "--preset sweep --solver.subdomains 8 --data.batch 160 --data.overlap 0.1 --model.widths 9 --stop.epochs 2 "
     "--run.device cpu --run.threads 1 --run.monitor plain"
 )
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    "OMPI_MCA_mpi_yield_when_idle": "1",
-    "OMPI_MCA_pml": "ob1",
-    "OMPI_MCA_btl": "self,sm",
-}
 CLASSES = 3
-
-
-@dataclass
-class Outcome:
-    """How a command ended."""
-
-    status: int
-    text: str  # stdout and stderr
 
 
 def make_data(folder: Path, count: int = 3, samples: int = 320) -> Path:
@@ -68,25 +43,7 @@ def make_data(folder: Path, count: int = 3, samples: int = 320) -> Path:
 def train(folder: Path, ranks: int, options: str, limit: float = 60.0) -> Outcome:
     """``python -m apts_mpi train`` in ``folder`` on so many ranks, 0 being without a launcher; TimeoutError if it hangs."""
     launcher = [str(MPIEXEC), "-n", str(ranks)] if ranks else []
-    command = [*launcher, sys.executable, "-m", "apts_mpi", "train", *options.split()]
-    path = os.pathsep.join([str(ROOT), str(folder)])
-    # A file, not a pipe: a grandchild that outlives the launcher would keep a pipe open.
-    with open(folder / "output", "w+b") as output:
-        process = subprocess.Popen(
-            command, env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path}, cwd=folder, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        try:
-            status = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            status = None
-        output.seek(0)
-        text = output.read().decode(errors="replace")
-    if status is None:
-        raise TimeoutError(f"still running after {limit:g} s; so far:\n{text}")
-    return Outcome(status, text)
+    return ended([*launcher, sys.executable, "-m", "apts_mpi", "train", *options.split()], folder, limit)
 
 
 def theta_hash(folder: Path, ranks: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import launch_cases
 import pytest
-from launch_cases import failed, needs_mpiexec, run
+from launch_cases import LIMIT, failed, needs_mpiexec, run
 
 pytestmark = needs_mpiexec
 
@@ -194,6 +194,31 @@ def test_worlds_of_one_are_refused(tmp_path: Path, which: str) -> None:
     """.replace("WHICH", which)
     outcome = run(tmp_path, body, ranks=2)
     failed(outcome, "LaunchError: SLURM_STEP_NUM_TASKS says 2 ranks, but", "sees 1", "mpiexec -n 2")
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize("wait", [0, 6])
+def test_the_reason_of_one_rank_is_told_however_long_the_others_have_waited(tmp_path: Path, wait: int) -> None:
+    body = f"""
+    from apts_mpi.parallel.watchdog import watching
+    from apts_mpi.safety import SafetyConfig
+    comm = start()
+    with watching(comm, SafetyConfig()):
+        if comm.rank == 2:
+            time.sleep({wait})
+            raise KeyError("the reason")
+        comm.barrier()
+    """
+    outcome = run(tmp_path, body, limit=LIMIT + wait)
+    failed(outcome, "rank 2 on ", "KeyError: 'the reason'")
+    assert outcome.text.count("Traceback") == 1
+
+
+@pytest.mark.fault(40)
+def test_of_ranks_that_fail_alike_one_speaks_if_rank_0_is_not_among_them(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "comm = start()\nif comm.rank:\n    raise KeyError('the reason')\ncomm.barrier()", ranks=4)
+    failed(outcome, "rank 1 on ", "KeyError: 'the reason'")
+    assert outcome.text.count("Traceback") == 1
 
 
 @pytest.mark.fault(47)
