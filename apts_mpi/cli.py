@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from apts_mpi import __version__, bench_cli, data_cli, job_cli, scale_cli, settings, tune_cli
+from apts_mpi.train_settings import read_settings
 
 if TYPE_CHECKING:
     from apts_mpi.config import Config
@@ -154,20 +155,10 @@ def refuse(error: Exception) -> Command:
     return Command(run, parallel=True)
 
 
-def read_settings(file: str | None, options: Sequence[tuple[str, str | None]], resume: str | None = None) -> settings.Settings:
-    """The resolved settings of a train command, on top of those of the run to ``resume``; SettingsError if they are wrong."""
-    layers = [*([settings.from_file(file)] if file else []), settings.from_environment(os.environ)]
-    if resume is not None:
-        if not resume or any(name in ("run.dir", "run.resume") for name, _ in options):
-            raise settings.SettingsError("--resume RUN needs the folder of a run, and no --run.dir or --run.resume beside it")
-        told = settings.from_tree({"run": {"dir": resume, "resume": "must"}}, "command line --resume")
-        layers = [settings.from_file(os.path.join(resume, "config.toml")), *layers, told]
-    return settings.resolve(*layers, settings.from_options(options))
-
-
 def job_config(words: Sequence[str]) -> Config:
     """What arguments of train mean in a job, whose environment is not this one's; UsageError or SettingsError if they are wrong."""
-    kept, options = split_options(words)
+    kept, options = split_options(words, ("resume",))
+    kept = [word for word in kept if not word.startswith("--resume=")]  # the settings of that run are read in the job
     flags = [word for word in kept if word.startswith("-") or word == "train"]
     if flags or len(kept) > 1:
         raise UsageError(f"behind -- stand [FILE.toml] [--section.key VALUE ...], got {' '.join(flags or kept)}")

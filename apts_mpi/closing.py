@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi import timing
+from apts_mpi import rundir, timing
 from apts_mpi.assembly import Problem
 from apts_mpi.contracts import Communicator, Status
 from apts_mpi.outcome import UNWANTED, Progress, Result
@@ -82,10 +81,12 @@ def shown(result: Result, problem: Problem, comm: Communicator, rows: list[list[
     return facts | ({"arithmetic": text} if text else {})
 
 
-def interrupted(result: Result, reasons: Sequence[str]) -> dict[str, object]:
-    """Who wanted the stop, and how to go on; ``reasons`` of all ranks, empty where there was none."""
+def interrupted(result: Result, reasons: Sequence[str], in_memory: bool) -> dict[str, object]:
+    """Who wanted the stop, and how to go on; ``reasons`` of all ranks, empty where there was none; ``in_memory``: tensors of a program."""
     named = [f"{reason} on rank {rank}" if len(reasons) > 1 else reason for rank, reason in enumerate(reasons) if reason]
     facts: dict[str, object] = {"stopped by": ", ".join(named[:4]) + (" and others" if len(named) > 4 else "")}
     if result.unsaved:
         return facts | {"not saved": result.unsaved + ("" if result.unsaved == UNWANTED else "; an earlier checkpoint may be there")}
-    return facts | {"go on with": f"apts-mpi train --resume {shlex.quote(result.directory)}"}
+    if in_memory:
+        return facts | {"go on with": f'run={{"dir": {result.directory!r}, "resume": "auto"}} in the same call of train()'}
+    return facts | {"go on with": rundir.go_on(result.directory, len(reasons))}

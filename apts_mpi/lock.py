@@ -112,7 +112,7 @@ class RunLock:
         if monotonic() - self._touched < TOUCH:
             return
         self._touched = monotonic()
-        holder = _parsed(self.path)
+        holder = self._seen()
         if holder is None:  # deleted, with its folder perhaps, which is there again; or damaged
             with _draft(self.path, self._holder) as draft:
                 if not _linked(draft, self.path):
@@ -120,6 +120,12 @@ class RunLock:
         elif holder != self._holder:
             raise LockError(errno.EBUSY, f"{holder.words()} has taken the lock from us", str(self.path))
         os.utime(self.path)
+
+    def _seen(self) -> Holder | None:
+        """Who holds the lock; OSError where that cannot be read, which is no reason to write over it."""
+        with contextlib.suppress(FileNotFoundError):
+            read_bytes(self.path, _BYTES)
+        return _parsed(self.path)
 
     @contextlib.contextmanager
     def unless_kept(self) -> Iterator[Callable[[], object]]:
@@ -206,7 +212,8 @@ def _gone(holder: Holder | None, me: Holder, age: float, patience: float) -> str
     if holder is not None:
         if holder.job and holder.job == me.job and holder.restarts < me.restarts:
             return f"its Slurm job has started again since ({me.restarts} restarts)"
-        if holder.host == me.host and holder.boot != me.boot and holder.boot and me.boot:
+        restarted = holder.host == me.host and holder.boot != me.boot and holder.boot and me.boot
+        if restarted and age > 3 * TOUCH:  # a holder that was alive a moment ago is on another machine of the same name
             return "the machine has started again since"
         if (holder.host, holder.boot, holder.space) == (me.host, me.boot, me.space):
             return "" if _started(holder.pid) in (holder.ticks, None) else "that process has ended"

@@ -14,7 +14,7 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Flag, Status, StepInfo, Wishes
 from apts_mpi.interrupt import Interrupt
 from apts_mpi.monitor import Monitor
-from apts_mpi.opening import header, open_directory
+from apts_mpi.opening import header, in_memory, open_directory
 from apts_mpi.outcome import UNWANTED, Progress, Result, known_loss
 from apts_mpi.parallel import launch
 from apts_mpi.problem.scoring import score
@@ -44,7 +44,7 @@ class Loop:
         self._total = min((limit for limit in limits if limit), default=0)
         self._monitor = Monitor(config.run.monitor if comm.rank == 0 else "none", self._total, f"apts_mpi: {config.run.name}")
         self._interrupt = Interrupt(launch.leave_now)
-        self._progress, self._running = Progress(), False
+        self._progress, self._running, self._heard = Progress(), False, False
         self._solver = make(config, problem, comm, timers, self._wishes)
         if found is not None:
             self._progress = hand_over(found, comm, problem, self._solver, self._batches)
@@ -61,6 +61,8 @@ class Loop:
         self._checkpoints = Checkpoints(config.checkpoint, comm, folder, self._warn)
         self._header = header(config, problem, comm.size, threads, self._place or "not stored", facts)
         self._keeps = self._checkpoints.on and isinstance(self._solver, Resumable) and bool(place)
+        if self._checkpoints.on and place and not self._keeps:
+            self._notes.append(f"{type(self._solver).__name__} has no state, recall_ and restore_: no checkpoints are kept")
         self._unsaved = ""  # why the last checkpoint is not on the disk
         self._sent = comm.messages, comm.bytes  # by earlier runs in this process, and by resuming
 
@@ -144,7 +146,14 @@ class Loop:
             needed = self._foreseen()
         if self._place and self._interrupt.wanted(needed):
             flags.append(Flag.INTERRUPT)
+            self._acknowledge()
         return flags
+
+    def _acknowledge(self) -> None:
+        """Rank 0 says once that it has heard; the others' reasons are told at the end."""
+        if not self._heard:
+            self._heard = True
+            self._warn(f"{self._interrupt.reason}: all ranks stop after this iteration; a second Ctrl-C ends them at once")
 
     def _foreseen(self) -> float:
         """Seconds that the next iteration and a checkpoint after it may take."""
@@ -216,7 +225,7 @@ class Loop:
         closing.store(self._directory, comm, self._problem, self._timers, rows, result, now, self._batches, self._warn)
         facts = closing.shown(result, self._problem, comm, rows, self._checkpoints.told())
         if status is Status.INTERRUPTED:
-            facts |= closing.interrupted(result, comm.gather_text(self._interrupt.reason))
+            facts |= closing.interrupted(result, comm.gather_text(self._interrupt.reason), in_memory(self._problem))
             self._interrupt.leaving = True
         self._monitor.finish(timing.table(rows), facts)
         return result

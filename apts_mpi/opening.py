@@ -32,10 +32,15 @@ def described(config: Config) -> str:
     return f"{config.method}: lr {b.lr:g} {b.schedule}{detail}{', overlapped' if b.overlap else ''}"
 
 
+def in_memory(problem: Problem) -> bool:
+    """Whether a program gave tensors, and not the settings a data set."""
+    return isinstance(problem.data.train, ArraySource)
+
+
 def header(config: Config, problem: Problem, ranks: int, threads: int, place: str, facts: Mapping[str, str]) -> dict[str, object]:
     """Facts about a run for the first lines of its output; ``place``: where it is stored."""
     share = f"{problem.objective.batch_samples:,} of {problem.samples:,} samples per outer iteration"
-    name = type(problem.flat.module).__name__ if isinstance(problem.data.train, ArraySource) else config.model.name
+    name = type(problem.flat.module).__name__ if in_memory(problem) else config.model.name
     known: dict[str, object] = {
         "data": f"{problem.data.name}, {share}", "model": f"{name}, n = {problem.theta.numel():,}, {config.model.dtype}",
         "method": described(config), "subdomains": f"N = {problem.subdomains} on P = {ranks} ranks",
@@ -69,8 +74,10 @@ def open_directory(
         if comm.rank != 0:
             return None
         if found is None:
-            if config.run.resume == "auto" and is_run(Path(config.run.dir)):
-                warn(f"no checkpoint was kept in {config.run.dir}: the run begins anew, what is there goes into a subfolder earlier-<i>")
+            if config.run.dir and is_run(Path(config.run.dir)):
+                why = "no checkpoint was kept there, " if config.run.resume == "auto" else ""
+                words = f"{config.run.dir} holds an earlier run: {why}this one begins anew, that one goes into a subfolder earlier-<i>"
+                warn(words if why else f"{words}; --resume {config.run.dir} would have gone on with it")
             return RunDirectory.create(config.run.dir, config.run.name, text, known, warn)
         assert found.checkpoint is not None
         newest, folder = max((found.checkpoint.sequence, *found.damaged)), Path(found.folder) / CHECKPOINTS

@@ -75,7 +75,7 @@ def write_new(path: Path, data: bytes) -> None:
             handle.write(data)
 
 
-def read_object(path: Path, limit: int = 64 << 20) -> dict[str, Any]:
+def read_object(path: Path, limit: int = 4 << 20) -> dict[str, Any]:
     """The object in a JSON file of at most ``limit`` bytes; OSError or DataError name it."""
     try:
         value = json.loads(read_bytes(path, limit).decode("utf-8"))

@@ -122,7 +122,8 @@ def _compare(config: Config, checkpoint: Checkpoint, folder: Path) -> list[str]:
     bound = [lines[name] for name in lines if binds(name, config)]
     if bound and not config.run.allow_changes:
         listed = "\n".join(f"  {line}" for line in bound)
-        told = "set them back, or let it go on with --run.allow_changes true: another trajectory than that of an unbroken run"
+        fixed = any(name == "method" or name.startswith("model.") for name in lines if binds(name, config))
+        told = "set them back" if fixed else "set them back, or --run.allow_changes true: another trajectory than that of an unbroken run"
         raise ValueError(f"the run in {folder} has other settings:\n{listed}\n{told}; {AFRESH}")
     return [f"changed: {line}" for line in lines.values()]
 

@@ -10,6 +10,8 @@ import contextlib
 import csv
 import hashlib
 import math
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,6 +29,7 @@ FORMAT_VERSION = 1
 CONFIG = "config.toml"
 PROVENANCE = "provenance.json"
 CONFIG_BYTES = 1 << 20
+CELL = 120  # characters in a cell of a table, at most
 RECORDS = "records.csv"  # a line per outer iteration, flushed at once
 RECORDS_H5 = "records.h5"  # the same columns with units, and the timers of every rank
 TIMING = "timing.csv"  # the phase table
@@ -113,6 +116,13 @@ def read_run(path: str | Path) -> Run:
     return Run(folder, config, provenance, columns, _times(inside(folder, TIMING)) if done else [], completion)
 
 
+def go_on(folder: str | Path, ranks: int) -> str:
+    """The line to type to go on with a run."""
+    start = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if os.environ.get("OMP_NUM_THREADS", "").isdigit() else ""
+    launcher = f"mpiexec -n {ranks} " if ranks > 1 else ""
+    return f"{start}{launcher}apts-mpi train --resume {shlex.quote(str(folder))}"
+
+
 def last_checkpoint(folder: Path) -> int | None:
     """Outer iterations after which the newest checkpoint in ``folder`` was committed; None: there is none. It may be damaged."""
     place = folder / CHECKPOINTS
@@ -163,8 +173,13 @@ def parse_columns(text: bytes) -> dict[str, NDArray[Any]]:
     if not cells:
         return {}
     names, rows = cells[0], cells[1:]
-    whole = next((index for index, row in enumerate(rows) if len(row) != len(names) or "\0" in "".join(row)), len(rows))
+    whole = next((index for index, row in enumerate(rows) if not _is_whole(row, len(names))), len(rows))
     return {name: _typed([row[index] for row in rows[:whole]]) for index, name in enumerate(names)}
+
+
+def _is_whole(row: Sequence[str], cells: int) -> bool:
+    """Whether a row is one of ours: numpy makes all cells of a column as wide as the widest, so a long one would be much memory."""
+    return len(row) == cells and all(len(cell) <= CELL and "\0" not in cell for cell in row)
 
 
 def _numbers(columns: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

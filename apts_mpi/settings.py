@@ -23,7 +23,7 @@ from apts_mpi.config import PRESETS, Config
 from apts_mpi.regular import read_toml
 
 Layer = dict[str, tuple[Any, str]]  # dotted key -> value, where it was given
-PREFIX = "APTS_"
+PREFIX, WORDS = "APTS_", ("resume",)  # words: options of train that are no settings
 
 
 class SettingsError(ValueError):
@@ -83,7 +83,7 @@ def _suggestion(name: str, write: Callable[[str], str]) -> str:
     tails = {key: key.rpartition(".")[2] for key in keys()}
     same_tail = [key for key in tails if tails[key] == tail and section not in sections()]
     close_tail = get_close_matches(tail, tails.values(), 1)
-    best = same_tail or get_close_matches(name, keys(), 1) or [key for key in tails if tails[key] in close_tail]
+    best = same_tail or get_close_matches(name, [*keys(), *WORDS], 1) or [key for key in tails if tails[key] in close_tail]
     return f"; did you mean {' or '.join(write(key) for key in best[:3])}?" if best else ""
 
 

@@ -16,7 +16,7 @@ fi
 cd -- "$root"
 environment "$root/.venv" mpich,demo,plot,study
 export PATH="$root/.venv/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-[ "$ranks" -le "$(nproc)" ] || export MPIR_CVAR_ENABLE_HEAVY_YIELD=1 # more ranks than cores: waiting must not take a core
+[ "$ranks" -le "$(env -u OMP_NUM_THREADS nproc)" ] || export MPIR_CVAR_ENABLE_HEAVY_YIELD=1 # more ranks than cores: waiting must not take a core
 
 [ -e data/digits/manifest.json ] || python -m apts_mpi data convert digits - data/digits
 [ $# -gt 0 ] || set -- --stop.epochs 30 # a few seconds

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT, BUG = 4, 1  # exit codes
 COURTESY = 2.0  # s that rank 0 has to speak for all
+TURN = 0.5  # s more for each higher rank, so that one of them speaks, not all; longer than FORWARDING
+TURNS = 8  # ranks that take turns
 LAST = 6.0  # s in which the rest of an abort must be over
 FORWARDING = 0.4  # s for the launcher to pass words on: MPICH's mpiexec drops what is still under way when the abort arrives
 
@@ -108,6 +110,8 @@ class Guard:
         if not self._ending.acquire(blocking=False):  # another thread is at it
             time.sleep(LAST)
             os._exit(code)
+        if courtesy and self.rank:
+            courtesy += TURN * min(self.rank - 1, TURNS)
         if self._world is not None:
             faulthandler.dump_traceback_later(courtesy + LAST, exit=True, file=sys.__stderr__ or 2)  # should the abort itself hang
         self.announce()
@@ -180,6 +184,8 @@ def _flush() -> None:
 
 def _words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> str:
     """A traceback, or the message alone where the code is not to blame."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     if isinstance(error, HandshakeError | LaunchError | ReductionError):
         return f"{kind.__name__}: {error}"
     return f"{kind.__name__}: {error}\n" + "".join(traceback.format_exception(kind, error, trace))

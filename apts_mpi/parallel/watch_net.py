@@ -96,6 +96,8 @@ class Line:
     def send(self, data: bytes = b"") -> None:
         """Send ``data`` and what is left of earlier calls, as far as it goes now; one who does not read loses the connection."""
         self._going += data
+        if not self._going:
+            return
         try:
             del self._going[: self.wire.send(self._going)]
         except (BlockingIOError, InterruptedError):

@@ -128,6 +128,7 @@ class Outpost(Watcher):
 
     def _abort(self, words: str) -> None:
         self._announced = True
+        self._say(Kind.ABORTING)  # now: this thread will not come to it again
         courtesy = 0.0 if self._rank <= 1 else 1.5
         self._ender.abort(words, courtesy=courtesy, code=EXIT_CODE, details=lambda: grouped({self._rank: stacks()}, ()))
 

@@ -33,6 +33,7 @@ class Star(Net):
         self.port = int(self._listener.getsockname()[1])
         self._strangers: dict[socket.socket, tuple[Line, float]] = {}
         self._ranks: dict[socket.socket, tuple[Line, int]] = {}
+        self._wires: dict[int, socket.socket] = {}  # the same the other way round
 
     def turn(self, seconds: float) -> list[News]:
         """Wait for at most ``seconds`` for something to come; what came."""
@@ -56,31 +57,35 @@ class Star(Net):
 
     def send(self, kind: Kind, number: int = 0, rank: int | None = None) -> None:
         """A command to one rank, or to all that are connected."""
-        for line, other in self._ranks.values():
-            if rank in (None, other):
-                line.send(COMMAND.pack(kind, number))
+        for other in self._wires if rank is None else [rank] if rank in self._wires else []:
+            self._ranks[self._wires[other]][0].send(COMMAND.pack(kind, number))
 
     def hang_up(self, rank: int) -> None:
         """Close the connection of a rank that has said goodbye."""
-        for wire in [wire for wire, (_, other) in self._ranks.items() if other == rank]:
-            del self._ranks[wire]
-            self.drop(wire)
+        if rank in self._wires:
+            self._forget(self._wires[rank], rank)
 
     @property
     def connected(self) -> set[int]:
         """The ranks at the other ends."""
-        return {rank for _, rank in self._ranks.values()}
+        return set(self._wires)
 
     def _accept(self) -> None:
-        try:
-            wire, _ = self._listener.accept()
-        except OSError:  # gone again, or no descriptor left
-            return
-        if len(self._strangers) >= self._size + STRANGERS:
-            wire.close()
-            return
-        self.watch(wire)
-        self._strangers[wire] = Line(wire), time.monotonic() + PATIENCE
+        """All who have come since the last look."""
+        while True:
+            try:
+                wire, _ = self._listener.accept()
+            except OSError:  # nobody else, or no descriptor left
+                return
+            if len(self._strangers) >= self._size + STRANGERS:
+                wire.close()
+                continue
+            self.watch(wire)
+            self._strangers[wire] = Line(wire), time.monotonic() + PATIENCE
+
+    def _forget(self, wire: socket.socket, rank: int) -> None:
+        del self._ranks[wire], self._wires[rank]
+        self.drop(wire)
 
     def _introduced(self, wire: socket.socket) -> Iterator[News]:
         line, _ = self._strangers[wire]
@@ -92,11 +97,13 @@ class Star(Net):
             return
         magic, token, rank, pid, host = HELLO.unpack(data)
         known = hmac.compare_digest(token, self.token) and magic == MAGIC
-        if not known or not 0 < rank < self._size or rank in self.connected:
+        if not known or not 0 < rank < self._size or rank in self._wires:
             self._refuse(wire)
             return
         del self._strangers[wire]
-        self._ranks[wire] = line, rank
+        self._ranks[wire], self._wires[rank] = (line, rank), wire
+        if len(self._ranks) == self._size - 1:
+            self.drop(self._listener)  # nobody comes twice
         line.send(COMMAND.pack(Kind.HELLO, 0))
         yield News(rank, Kind.HELLO, text=host.rstrip(b"\0").decode(errors="replace"), number=pid)
         yield from self._heard(wire)
@@ -112,8 +119,7 @@ class Star(Net):
         while found := line.record():
             yield News(rank, *found)
         if line.closed and wire in self._ranks:
-            del self._ranks[wire]
-            self.drop(wire)
+            self._forget(wire, rank)
             yield News(rank, Kind.CLOSED)
 
 

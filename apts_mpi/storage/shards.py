@@ -80,13 +80,13 @@ class Split:
         return inputs, targets
 
     def _read_shard(self, index: int, part: slice, inputs: NDArray[Any], targets: NDArray[Any]) -> None:
-        """Fill both arrays from one file; who reads half of it or more compares its hash with the manifest's as well.
+        """Fill both arrays from one file; who reads its first sample, or half of it, compares its hash with the manifest's as well.
 
-        The checksums in the file find damage, not a file that is whole but another: an old copy on one node. A hash needs
-        all of the file, which would be too much for the many ranks that share one.
+        The checksums in the file miss some damage (Fletcher-32 takes 0xFFFF for 0x0000) and a file that is whole but another: an old
+        copy on one node. A hash needs all of the file, too much for each of many ranks that share one: the one that begins it looks.
         """
         shard = self._shards[index]
-        if 2 * (part.stop - part.start) >= shard.samples and index not in self._hashed:
+        if (part.start == 0 or 2 * (part.stop - part.start) >= shard.samples) and index not in self._hashed:
             path = self._folder / shard.name
             if path.is_file() and path.stat().st_size == shard.bytes and file_hash(path) != shard.sha256:
                 raise DataError(f"{path}: has not the manifest's SHA-256, it is damaged or another file; copy it again or convert again")

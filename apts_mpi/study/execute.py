@@ -25,6 +25,7 @@ import numpy as np
 from apts_mpi.study.attempt import AGAIN, CUT, LATE, NUMERICAL, TAKEN, Attempt, held, write_attempt
 from apts_mpi.study.definition import Study, StudyError
 from apts_mpi.study.plan import Run
+from apts_mpi.train_settings import typed_code
 
 WANDER = 0.15  # of the copy bandwidth; beyond it the machine is busy with something else
 PATIENCE = 20.0  # s to wait for it
@@ -125,7 +126,8 @@ class Executor:
     def _make(self, run: Run) -> Attempt:
         config = run.folder.with_name(run.id + ".toml")
         config.write_text(run.toml, encoding="utf-8")
-        command = [*start_words(run.ranks, run.nodes, self.launcher), sys.executable, *self._program(run), str(config)]
+        words = [*self._program(run), str(config), *typed_code(run.config)]
+        command = [*start_words(run.ranks, run.nodes, self.launcher), sys.executable, *words]
         rate, began = self.settled(), datetime.now(UTC).isoformat(timespec="seconds")
         crowd = crowded(self.study, run.ranks)
         attempt = Attempt(run.id, CUT, 0.0, rate, crowd, platform.node(), began, shlex.join(command))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import Any
 
 from apts_mpi.arithmetic import Arithmetic
 from apts_mpi.config import Config
-from apts_mpi.rundir import CONFIG, Completion, Run, last_checkpoint
+from apts_mpi.rundir import CONFIG, Completion, Run, go_on, last_checkpoint
 from apts_mpi.timing import render, size_text
 
 BASICS = ("preset", "data.path", "data.batch", "model.name", "solver.subdomains", "local.solver", "global_step.solver", "run.seed")
@@ -57,7 +56,7 @@ def result(run: Run) -> list[str]:
         told = {"status": f"did not finish: no completion record; {count(run)} outer iterations on record"}
         kept = last_checkpoint(run.path)
         if kept is not None:
-            told["go on with"] = f"apts-mpi train --resume {shlex.quote(str(run.path))}, from the checkpoint after iteration {kept}"
+            told["go on with"] = f"{go_on(run.path, int(run.provenance.get('ranks', 1)))}   (from the checkpoint after iteration {kept})"
         return aligned(told)
     return aligned(_result(done) | _rates(run, done))
 

@@ -90,7 +90,7 @@ def test_a_zombie_is_gone_and_a_forked_child_gives_nothing_back(path: Path) -> N
     [
         ({"ticks": 1}, {}, "that process has ended"),  # the number belongs to somebody else now
         ({"pid": 2**22 + 5}, {}, "that process has ended"),
-        ({"boot": "an earlier one"}, {}, "the machine has started again"),
+        ({"boot": "an earlier one", "seconds_ago": 200.0}, {}, "the machine has started again"),
         ({"host": "node7", "job": "12@x", "restarts": 1}, AGAIN, "started again since (2 restarts)"),
         ({"host": "node7", "seconds_ago": 1860.0}, {}, "no sign of life for 31 min"),
         ({"space": "pid:[1]", "seconds_ago": 1860.0}, {}, "no sign of life"),
@@ -109,6 +109,7 @@ def test_a_holder_that_is_gone_is_replaced_in_words(
     ("changes", "environ", "words"),
     [
         ({}, {}, "process"),
+        ({"boot": "that of another machine of this name"}, {}, "process"),  # it gave a sign of life a moment ago
         ({"seconds_ago": 1e6}, {}, "process"),  # it is alive, however long it takes
         ({"host": "node7"}, {}, "process .* on node7; .*or wait 30 min"),
         ({"host": "node7", "seconds_ago": 600.0}, {}, "or wait 20 min"),

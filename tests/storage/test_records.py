@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from apts_mpi import rundir
 from apts_mpi.contracts import Status, StepInfo
 from apts_mpi.regular import SUM
-from apts_mpi.rundir import Completion, read_run
+from apts_mpi.rundir import Completion, parse_columns, read_run
 from apts_mpi.storage import records, sealed
 from apts_mpi.storage.files import DataError
 from apts_mpi.storage.parameters import write_parameters
@@ -448,3 +448,11 @@ def test_columns_find_their_types(tmp_path: Path) -> None:
     found: dict[str, NDArray[Any]] = rundir.read_columns(tmp_path / "x.csv")
     assert [found[name].dtype.kind for name in found] == ["i", "f", "U", "f"]
     assert found["t"].tolist() == ["a,b", "c"]
+
+
+@pytest.mark.fault(36)
+def test_a_long_cell_claims_no_memory() -> None:
+    """numpy makes all cells of a column as wide as the widest: 200,000 short ones beside a long one would be gigabytes."""
+    rows = "".join(f"{k},running\n" for k in range(200_000))
+    columns = parse_columns(f"iteration,status\n{rows}200000,{'x' * 100_000}\n200001,running\n".encode())
+    assert len(columns["iteration"]) == 200_000 and columns["status"].nbytes < 10_000_000

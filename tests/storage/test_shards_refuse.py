@@ -284,7 +284,7 @@ def test_a_damaged_manifest_is_named(dest: Path, text: str) -> None:
 def test_a_file_that_a_writer_holds_is_named(dest: Path) -> None:
     with h5py.File(dest / SHARD, "r+", libver=("v110", "v110")) as file:
         file.flush()
-        code = "import sys; from apts_mpi.storage.shards import open_dataset; open_dataset(sys.argv[1]).split('train').read(0, 5)"
+        code = "import sys; from apts_mpi.storage.shards import open_dataset; open_dataset(sys.argv[1]).split('train').read(1, 5)"
         done = subprocess.run([sys.executable, "-c", code, str(dest)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"DataError: {dest / SHARD}: HDF5 cannot open it" in done.stderr

@@ -20,7 +20,8 @@ from apts_mpi.study.show import plot_runs, show_run
 from apts_mpi.timing import Timers
 
 CONFIG = 'preset = "default"\n[local]\niters = 7\n[model]\nname = "mlp"\nwidths = [64, 32]\n[trust_region]\neta1 = 0.1\neta2 = 0.75\n'
-FACTS = {"versions": {"python": "3.11", "torch": "2.13"}, "hosts": ["n1", "n1", "n2"], "git_commit": "c0ffee", "started_utc": "today"}
+FACTS = {"ranks": 3, "versions": {"python": "3.11", "torch": "2.13"}, "hosts": ["n1", "n1", "n2"]}
+FACTS |= {"git_commit": "c0ffee", "started_utc": "today"}
 
 
 class Terminal(io.StringIO):
@@ -62,7 +63,7 @@ def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.Capt
         (path / "checkpoints" / f"{sequence:06d}.json").write_text(f'{{"iteration": {iteration}}}')
     show_run(path)
     told = capsys.readouterr().out
-    assert "did not finish" in told and f"apts-mpi train --resume {path}, from the checkpoint after iteration 9" in told
+    assert "did not finish" in told and f"mpiexec -n 3 apts-mpi train --resume {path}   (from the checkpoint after iteration 9)" in told
 
 
 def test_a_finished_run_shows_result_settings_origin_records_and_phases(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ ROOMS = ("solver", "problem", "parallel", "storage", "study")
 LEVEL = dict.fromkeys(("contracts", "config", "baseline", "bounds", "timing", "partition", "network", "tracing", "arithmetic", "safety"), 0)
 LEVEL |= {"regular": 0, "lock": 1}
 LEVEL |= dict.fromkeys(("native", "settings", "monitor", "rundir", "provenance", "systems", "jobs", "interrupt", "outcome"), 1)
+LEVEL |= {"train_settings": 1}
 LEVEL |= dict.fromkeys(ROOMS, 2) | dict.fromkeys(("train", "loop", "assembly", "trial", "tune", "bench", "scale"), 3)
 LEVEL |= dict.fromkeys(("opening", "closing", "resumption", "checkpoints", "drift", "spread"), 3)
 LEVEL |= dict.fromkeys(("cli", "data_cli", "job_cli", "tune_cli", "bench_cli", "scale_cli", "__main__"), 4)

@@ -121,6 +121,22 @@ def test_left_while_others_wait_for_it() -> None:
     assert found and found.missing == (1,) and "has left the run after 4 collective calls" in found.words
 
 
+def test_who_has_left_may_still_say_why() -> None:
+    """The others may have waited for long when a rank fails: the time counts from its goodbye."""
+    made = judge()
+    for now in (1.0, 9.0):
+        hear(made, 0, now, 5, 4)
+        hear(made, 2, now, 5, 4)
+        hear(made, 1, now, progress=round(now))
+    made.hear(1, Kind.GOODBYE, Beat(RUN, BARRIER, 4, 4, 0), 9.1)
+    for now in (9.2, 9.0 + LEFT_GRACE):
+        hear(made, 0, now, 5, 4)
+        hear(made, 2, now, 5, 4)
+        assert made.verdict(now) is None
+    found = made.verdict(9.2 + LEFT_GRACE)
+    assert found and found.missing == (1,) and "has left the run" in found.words
+
+
 def test_who_has_told_the_reason_may_vanish_for_a_while() -> None:
     made = judge()
     made.hear(2, Kind.ABORTING, Beat(RUN, BARRIER, 4, 4, 0), 1.0)
@@ -235,6 +251,18 @@ def test_a_rank_cannot_be_taken_twice_and_nonsense_ends_its_connection() -> None
             wire.sendall(RECORD.pack(Kind.STACKS, 0, 0, STACKS_MOST + 1, 0, 0))
             news = [item for _ in range(5) for item in star.turn(0.05)]
             assert [(item.rank, item.kind) for item in news] == [(2, Kind.CLOSED)] and not star.connected
+    finally:
+        star.close()
+
+
+def test_nobody_is_let_in_when_all_are_there() -> None:
+    star = Star(3, loopback=True)
+    try:
+        with reach(star, hello(star, 1)) as one, reach(star, hello(star, 2)) as two:
+            news = [item.rank for _ in range(5) for item in star.turn(0.05)]
+            assert sorted(news) == [1, 2] and star.connected == {1, 2} and one.fileno() > 0 and two.fileno() > 0
+            with pytest.raises(OSError):
+                reach(star, b"")
     finally:
         star.close()
 

@@ -1,0 +1,46 @@
+"""The settings of a train command: their layers, those of the run to go on with, and what code they may name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from apts_mpi import settings
+from apts_mpi.config import Config
+
+CODE = ("model.name", "model.loss")  # package.module:attribute in them is imported, and so run
+
+
+def read_settings(file: str | None, options: Sequence[tuple[str, str | None]], resume: str | None = None) -> settings.Settings:
+    """The resolved settings of a train command, on top of those of the run to ``resume``; SettingsError if they are wrong."""
+    layers = [*([settings.from_file(file)] if file else []), settings.from_environment(os.environ)]
+    if resume is not None:
+        layers = [_of_run(resume, [name for name, _ in options]), *layers]
+        layers.append(settings.from_tree({"run": {"dir": resume, "resume": "must"}}, "command line --resume"))
+    return checked(settings.resolve(*layers, settings.from_options(options)))
+
+
+def checked(found: settings.Settings) -> settings.Settings:
+    """``found``, unless a file in it names code to be run, which only who types the command may do."""
+    values = settings.values(found.config)
+    for name in CODE:
+        if ":" in values[name] and found.sources[name].startswith("file "):
+            told = f"{found.sources[name]} names code that would be run, {name} = {values[name]!r}"
+            raise settings.SettingsError(f"{told}; if you trust it, type --{name} {values[name]} as well")
+    return found
+
+
+def typed_code(config: Config) -> list[str]:
+    """The options by which a command says that it trusts the code that ``config`` names."""
+    values = settings.values(config)
+    return [word for name in CODE if ":" in values[name] for word in (f"--{name}", values[name])]
+
+
+def _of_run(folder: str, options: Sequence[str]) -> settings.Layer:
+    """The layer of a run directory's settings."""
+    if not folder or any(name in ("run.dir", "run.resume") for name in options):
+        raise settings.SettingsError("--resume RUN needs the folder of a run, and no --run.dir or --run.resume beside it")
+    path = os.path.join(folder, "config.toml")
+    if not os.path.isfile(path):
+        raise settings.SettingsError(f"--resume: {folder} is no run directory, config.toml is missing")
+    return settings.from_file(path)
