@@ -1,0 +1,82 @@
+"""The paper's figures, the bars and what else is shown of the method, made from run directories.
+
+    python benchmarks/paper WHAT [--runs DIR] [--seeds 3] [--epochs 25] [--ranks 2] [--jobs 1] [--only WORD ...]
+    python benchmarks/paper report          # every table and figure from the runs that are there; starts nothing
+
+Every run is an ordinary ``apts-mpi train`` below --runs, named by its case and seed, so a command that was cut short goes on where it
+stopped, and two experiments share the runs they have in common. After each experiment its tables and figures are written to --results.
+Ends with 1 if a run is missing or failed, or a bar has fallen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from paper import experiments, report  # noqa: E402
+from paper.curves import Store  # noqa: E402
+from paper.runner import Options, Runner  # noqa: E402
+
+RUNS, RESULTS, PUBLISHED = Path("runs/paper"), Path("benchmarks/results/paper"), Path("../shared/paper/published_curves.csv")
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    found = argparse.ArgumentParser(prog="python benchmarks/paper", description=__doc__, formatter_class=plain)
+    found.add_argument("what", choices=[*experiments.NAMES, "all", "report"], metavar="WHAT",
+                       help=f"{', '.join(experiments.NAMES)}, all, or report")  # fmt: skip
+    found.add_argument("--runs", type=Path, default=RUNS, help=f"where the run directories are [{RUNS}]")
+    found.add_argument("--results", type=Path, default=RESULTS, help=f"where tables and figures go [{RESULTS}]")
+    for name in experiments.DATA:
+        found.add_argument(f"--{name}", default=f"data/{name}", metavar="DIR", help=f"its data set [data/{name}]")
+    found.add_argument("--published", type=Path, default=PUBLISHED, help=f"the paper's own curves [{PUBLISHED}]")
+    found.add_argument("--seeds", type=int, default=3, help="0, 1000, ... [3]")
+    found.add_argument("--epochs", type=int, default=25, help="of the curves in the figures [25]")
+    found.add_argument("--ranks", type=int, default=2, help="of a run, one thread each [2]")
+    found.add_argument("--jobs", type=int, default=1, help="runs side by side [1]")
+    found.add_argument("--only", nargs="*", default=[], metavar="WORD", help="cases whose name has one of these words")
+    found.add_argument("--limit-time", type=float, default=float("inf"), metavar="MINUTES", help="stop after it, to go on later")
+    found.add_argument("--again", action="store_true", help="make runs again that another source made")
+    found.add_argument("--dry-run", action="store_true", help="list the runs and whether they are there; start nothing")
+    found.add_argument("--more", default="", metavar="OPTIONS", help="options of train for all runs, such as '--run.device cpu'")
+    return found
+
+
+def main() -> int:
+    asked = parser().parse_args()
+    names = experiments.NAMES if asked.what in ("all", "report") else (asked.what,)
+    options = Options(
+        asked.runs, {name: getattr(asked, name) for name in experiments.DATA}, asked.seeds, asked.ranks, asked.jobs, asked.again,
+        tuple(asked.more.split()), time.monotonic() + 60 * asked.limit_time, say,
+    )  # fmt: skip
+    known = report.Context(Store(asked.runs, options.more, say), asked.seeds, asked.epochs, asked.published, asked.results)
+    failed = 0
+    if asked.what != "report":
+        runner = Runner(options)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            failed = experiments.make(names, runner, known, asked.only, asked.dry_run)
+        except KeyboardInterrupt:
+            say("stopped; the same command goes on")
+            return 75
+    if asked.dry_run:
+        return 0
+    fallen = report.make(names, known, say)
+    for words in fallen:
+        say(f"NOT MET: {words}")
+    if failed:
+        say(f"{failed} runs failed or are missing")
+    return int(bool(fallen or failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Runs as the tables and pictures read them: from their run directories alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apts_mpi.contracts import Status
+from apts_mpi.rundir import Run, read_run
+from paper.cases import Case
+from paper.identity import differences
+from paper.limits import Limits, Used, first_at
+
+Numbers = NDArray[np.float64]
+LIMITED = {Status.EPOCHS.value, Status.ITERATIONS.value, Status.WALL_TIME.value, Status.INTERRUPTED.value, ""}
+FACTS = ("git_commit", "source_sha256", "versions", "mpi_library", "cpu", "devices", "ranks", "threads_per_rank", "data_fingerprint")
+SEEDS = 1000  # from one seed to the next, as in the paper
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run, iteration by iteration."""
+
+    seed: int
+    used: Used
+    values: Numbers  # losses alone, in passes over the training set
+    bytes: Numbers  # reductions times the size of theta
+    seconds: Numbers  # of the run phase, without those of test evaluations
+    loss: Numbers  # training loss on the current data, before each iteration
+    loss_end: float  # after the last one; nan: not evaluated
+    accuracy: Numbers  # test set, per cent, after the iteration; nan where it was not evaluated
+    farthest: float  # summed step over its radius, the largest: eq. (5) wants 1 at most; nan: has no radius
+    n_params: int
+    wall: float  # seconds of the run phase, all of it
+    status: str  # how it ended; empty: it did not
+    facts: dict[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it ended because of what it found, and not because of a limit."""
+        return self.status not in LIMITED
+
+    def enough(self, until: Limits) -> bool:
+        """Whether nothing is missing up to ``until``."""
+        return self.whole or (self.status != "" and until.spent(self.used))
+
+    def at(self, count: int) -> dict[str, float]:
+        """Figures after ``count`` outer iterations; accuracy: the last known one."""
+        index = count - 1
+        known = self.accuracy[:count][np.isfinite(self.accuracy[:count])]
+        return {
+            "accuracy": float(known[-1]) if len(known) else math.nan, "iterations": float(count), "epochs": float(self.used.epochs[index]),
+            "passes": float(self.used.passes[index]), "values": float(self.values[index]), "reductions": float(self.used.reductions[index]),
+            "bytes": float(self.bytes[index]), "seconds": float(self.seconds[index]),
+        }  # fmt: skip
+
+    def cut(self, until: Limits) -> dict[str, float]:
+        """Figures at the last iteration within ``until``; empty if there is none."""
+        count = until.within(self.used)
+        return self.at(count) if count else {}
+
+    def reached(self, target: float) -> dict[str, float]:
+        """Figures at the first iteration whose test accuracy is the target or better; empty if there is none."""
+        count = first_at(self.accuracy, target)
+        return self.at(count) if count else {}
+
+    def progress(self, across: str) -> Numbers:
+        """epochs, passes, reductions, bytes, seconds or iterations, after each iteration."""
+        found: Numbers = getattr(self.used if hasattr(self.used, across) else self, across)
+        return found
+
+    def losses(self, across: str) -> tuple[Numbers, Numbers]:
+        """Where and how large the training loss was: a loss belongs to the point before its iteration."""
+        x = np.concatenate([[0.0], self.progress(across)])
+        return (x, np.append(self.loss, self.loss_end)) if math.isfinite(self.loss_end) else (x[:-1], self.loss)
+
+    def accuracies(self, across: str) -> tuple[Numbers, Numbers]:
+        """Where and how large the test accuracy was."""
+        known = np.isfinite(self.accuracy)
+        return self.progress(across)[known], self.accuracy[known]
+
+
+def of_run(run: Run) -> Curve:
+    """The curve of a run directory; ValueError if it has no iteration on record."""
+    columns = {name: column.astype(np.float64) for name, column in run.columns.items() if column.dtype.kind != "U"}
+    if not len(columns.get("epoch", ())):
+        raise ValueError(f"{run.path} has no iteration on record")
+    n, samples = int(run.provenance["n_params"]), _samples(columns)
+    reductions = np.cumsum(columns["reductions"])
+    with np.errstate(invalid="ignore", divide="ignore"):  # baselines have no radius
+        ratio = columns["step_norm"] / columns["radius"]
+    size = 8 if 'dtype = "float64"' in run.config else 4
+    return Curve(
+        int(run.provenance["seed"]), Used(columns["epoch"], columns["passes"], reductions), np.cumsum(columns["value_samples"]) / samples,
+        reductions * n * size, columns["time"] - np.cumsum(columns["seconds_test"]), columns["loss"], float(columns["loss_new"][-1]),
+        columns["accuracy"], float(np.nanmax(ratio)) if np.isfinite(ratio).any() else math.nan, n,
+        float(columns["time"][-1]),
+        run.completion.status if run.completion else "", {name: run.provenance.get(name) for name in FACTS},
+    )  # fmt: skip
+
+
+def _samples(columns: dict[str, Numbers]) -> float:
+    """Size of the training set, which the records have as a quotient alone."""
+    return float(columns["gradient_samples"].sum() / columns["passes"][-1])
+
+
+def read_curve(folder: Path) -> Curve | None:
+    """The curve of the run in ``folder``; None if there is none, or nothing on record."""
+    try:
+        return of_run(read_run(folder))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def folder_of(runs: Path, case: Case, seed: int) -> Path:
+    """Where a run lies."""
+    return runs / case.name / f"seed-{seed}"
+
+
+def seeds_of(case: Case, count: int) -> list[int]:
+    """0, 1000, 2000, ..."""
+    return [SEEDS * number for number in range(min(count, case.seeds or count))]
+
+
+class Store:
+    """All runs below a folder, each read once. ``more``: options of train that all of them have."""
+
+    def __init__(self, runs: Path, more: Sequence[str] = (), say: Callable[[str], None] = print) -> None:
+        self.runs, self._more, self._say, self._known = runs, tuple(more), say, dict[str, list[Curve]]()
+
+    def curves(self, case: Case) -> list[Curve]:
+        """The runs of a case that are there, by their seeds; those with other settings are left out, in words."""
+        if case.name not in self._known:
+            folders = [path for path in (self.runs / case.name).glob("seed-*") if path.is_dir()]
+            found = [curve for folder in folders if (curve := self._curve(case, folder)) is not None]
+            self._known[case.name] = sorted(found, key=lambda curve: curve.seed)
+        return self._known[case.name]
+
+    def _curve(self, case: Case, folder: Path) -> Curve | None:
+        curve = read_curve(folder)
+        odd = differences(folder, [*case.words, *self._more, "--run.seed", str(curve.seed)]) if curve else []
+        if odd:
+            self._say(f"left out: {folder.relative_to(self.runs)} was made with {'; '.join(odd[:3])}{' ...' if len(odd) > 3 else ''}")
+        return None if odd else curve
+
+    def forget(self) -> None:
+        """Read again what is asked for next."""
+        self._known.clear()
+
+
+def facts_of(curves: Iterable[Curve]) -> list[dict[str, Any]]:
+    """The distinct origins of some runs."""
+    found: list[dict[str, Any]] = []
+    for curve in curves:
+        if curve.facts not in found:
+            found.append(curve.facts)
+    return found

@@ -1,0 +1,35 @@
+"""The experiments by name: which runs each needs, one stage after the other, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from paper import bars
+from paper.cases import PROBLEMS, Case
+from paper.report import Context
+from paper.runner import Runner
+
+DATA = tuple(dict.fromkeys(problem.data for problem in PROBLEMS.values()))
+Stage = Callable[[Context], Sequence[Case]]
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "bars": (lambda known: bars.cases(),),
+    "presets": (lambda known: bars.cases(bars.PRESETS),),
+}
+NAMES = tuple(STAGES)
+
+
+def chosen(cases: Sequence[Case], words: Sequence[str]) -> list[Case]:
+    """The cases whose name has one of the words; all if there are none."""
+    return [case for case in cases if not words or any(word in case.name for word in words)]
+
+
+def make(names: Sequence[str], runner: Runner, known: Context, words: Sequence[str], dry: bool) -> int:
+    """Make what is missing of the experiments; how many runs failed. What a later stage runs may depend on the runs of an earlier one."""
+    failed = 0
+    for name in names:
+        for stage in STAGES[name]:
+            known.store.forget()
+            cases = chosen(stage(known), words)
+            failed += runner.show(cases) if dry else runner.make(cases)
+    known.store.forget()
+    return failed
