@@ -96,11 +96,3 @@ def tables(store: Store, seeds: int) -> list[Table]:
         if curves:
             found.append(Table(name, title, RULE, COLUMNS, rows, curves))
     return found
-
-
-def fallen(found: list[Table]) -> list[str]:
-    """The bars that are not met, in words."""
-    return [f"{one['problem']}, {one['method']}, N = {one['subdomains']}: {one['shown']}, bar {one['bar']:g}"
-            for table in found for one in table.rows if one.get("met") is False]  # fmt: skip
-
-

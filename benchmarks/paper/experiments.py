@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from paper import bars
+from paper import bars, figures, targets, tuning, variants
 from paper.cases import PROBLEMS, Case
 from paper.report import Context
 from paper.runner import Runner
 
 DATA = tuple(dict.fromkeys(problem.data for problem in PROBLEMS.values()))
 Stage = Callable[[Context], Sequence[Case]]
+
+
+def _figure(name: str) -> tuple[Stage, ...]:
+    return (
+        lambda known: [*figures.ours_and_papers(name, known.epochs), *figures.searches(name)],
+        lambda known: figures.finals(name, known.epochs, known.store),
+    )
+
+
 STAGES: dict[str, tuple[Stage, ...]] = {
     "bars": (lambda known: bars.cases(),),
     "presets": (lambda known: bars.cases(bars.PRESETS),),
+    "tuning": (lambda known: tuning.cases(),),
+    "adam": (lambda known: targets.searches(), lambda known: targets.finals(known.store)),
+    "ablation": (lambda known: variants.cases(variants.ABLATION, variants.PLACES),),
+    "second-order": (lambda known: variants.cases(variants.ORDERS, variants.EVALUATIONS),),
+    "figure1": _figure("figure1"),
+    "figure2": _figure("figure2"),
 }
 NAMES = tuple(STAGES)
 

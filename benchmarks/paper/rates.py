@@ -1,0 +1,58 @@
+"""A method with a learning rate: the search for it, and what the search cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from paper.cases import Case
+from paper.curves import Store
+
+# Thirteen, as many as the paper tried, evenly spaced on a logarithmic scale.
+RATES = (1e-4, 1.8e-4, 3.2e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3, 5.6e-3, 1e-2, 1.8e-2, 3.2e-2, 5.6e-2, 0.1)
+
+
+@dataclass(frozen=True)
+class Search:
+    """One run for each rate; ``make`` is the case of a rate."""
+
+    make: Callable[[float], Case]
+    rates: Sequence[float] = RATES
+
+    @property
+    def cases(self) -> list[Case]:
+        return [self.make(rate) for rate in self.rates]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has shown so far."""
+
+    rate: float
+    passes: float  # gradient evaluations of all its runs
+    reductions: float
+    runs: int
+
+
+def best(search: Search, store: Store, by: str) -> Found | None:
+    """The best rate ``by`` target (fewest gradient evaluations to it; where no rate reaches it, by accuracy), accuracy or loss.
+
+    Accuracy and loss are those at the end of the budget, of the first seed. None before any run is there.
+    """
+    scored: list[tuple[tuple[float, ...], float]] = []
+    passes = reductions = 0.0
+    for rate in search.rates:
+        case = search.make(rate)
+        curve = next((curve for curve in store.curves(case) if curve.seed == 0 and curve.enough(case.until)), None)
+        end = curve.cut(case.until) if curve else {}
+        if not curve or not end:
+            continue
+        passes, reductions = passes + end["passes"], reductions + end["reductions"]
+        loss = curve.loss[case.until.within(curve.used) - 1]
+        accuracy = end["accuracy"] if math.isfinite(end["accuracy"]) else -math.inf
+        needed = curve.reached(case.problem.target).get("passes", math.inf)
+        needed = needed if needed <= end["passes"] else math.inf
+        low = float(loss) if math.isfinite(loss) else math.inf
+        scored.append(({"target": (needed, -accuracy), "accuracy": (-accuracy, low), "loss": (low,)}[by], rate))
+    return Found(min(scored)[1], passes, reductions, len(scored)) if scored else None

@@ -1,0 +1,112 @@
+"""No tuning: the same problems from other first radii and under other caps of the radius."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from paper.bars import CIFAR, MNIST
+from paper.cases import Case, ours
+from paper.curves import Curve, Store
+from paper.limits import Limits
+from paper.table import Row, Table, mean, spread
+
+STARTS = (1e-3, 1e-2, 0.1, 1.0, 10.0)
+CAPS = (8.0, 32.0, 128.0, 1e30)
+NO_CAP = "--trust_region.radius_max 1e30"
+WORK = 0.15  # that evaluations to the target may change
+RULE = (
+    "Delta0 is changed under no cap at all (radius_max 1e30), the cap with the default Delta0. Accuracy: at the last outer iteration "
+    "within the budget of the bars, mean of the seeds. Change: largest difference of a row's mean to that of the default constants; for the "
+    "evaluations to the target (first outer iteration whose test accuracy has it) as a share of the default's."
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where it is shown, and by how much accuracy may change."""
+
+    problem: str
+    subdomains: int
+    until: Limits
+    points: float
+
+    @property
+    def base(self) -> Case:
+        return ours(self.problem, self.subdomains, self.until)
+
+    def variants(self) -> list[tuple[str, Case]]:
+        starts = [(f"Delta0 {start:g}", f"start-{start:g}", f"{NO_CAP} --trust_region.radius_init {start:g}") for start in STARTS]
+        caps = [(f"cap {_cap(cap)}", f"cap-{_cap(cap)}", f"--trust_region.radius_max {cap:g}") for cap in CAPS]
+        return [(label, ours(self.problem, self.subdomains, self.until, more, name)) for label, name, more in starts + caps]
+
+
+def _cap(cap: float) -> str:
+    return "none" if cap >= 1e30 else f"{cap:g}"
+
+
+PLACES = (
+    Place("mnist-10k", 2, MNIST, 0.2), Place("mnist-10k", 16, MNIST, 0.2), Place("cifar10-10k", 2, CIFAR, 0.5),
+    Place("cifar10-10k", 16, CIFAR, 0.5),
+)  # fmt: skip
+
+
+def cases(places: tuple[Place, ...] = PLACES) -> list[Case]:
+    """What must have run."""
+    return [case for place in places for case in (place.base, *(case for _, case in place.variants()))]
+
+
+def _row(label: str, case: Case, store: Store) -> Row:
+    curves = _whole(case, store)
+    cuts = [cut["accuracy"] for cut in (curve.cut(case.until) for curve in curves) if cut]
+    passes = [curve.reached(case.problem.target).get("passes", math.nan) for curve in curves]
+    return {
+        "problem": case.problem.title, "subdomains": case.subdomains, "setting": label, "options": case.options, "shown": spread(cuts),
+        "accuracy": mean(cuts), "passes": mean(passes), "missed": sum(map(math.isnan, passes)), "runs": len(cuts),
+    }  # fmt: skip
+
+
+def _whole(case: Case, store: Store) -> list[Curve]:
+    return [curve for curve in store.curves(case) if curve.enough(case.until)]
+
+
+def summary(place: Place, base: Row, rows: list[Row], seeds: int) -> Row:
+    """Largest changes of a place, and whether they are small enough; nothing is said before all runs are there."""
+    ready = [row for row in rows if row["runs"] >= seeds]
+    points = [abs(row["accuracy"] - base["accuracy"]) for row in ready]
+    work = [abs(row["passes"] / base["passes"] - 1) for row in ready]
+    complete = len(ready) == len(rows) and base["runs"] >= seeds
+    reached = bool(work) and all(map(math.isfinite, work))
+    return {
+        "problem": base["problem"], "subdomains": place.subdomains, "default": base["shown"], "rows": len(ready),
+        "points": max(points, default=math.nan), "points_bar": place.points, "passes": base["passes"],
+        "work": 100 * max(work) if reached else math.nan, "work_bar": 100 * WORK,
+        "met": (max(points) <= place.points and reached and max(work) <= WORK) if complete else None,
+    }  # fmt: skip
+
+
+def tables(store: Store, seeds: int, places: tuple[Place, ...] = PLACES) -> list[Table]:
+    """Every setting, and the largest changes."""
+    lines: list[Row] = []
+    sums: list[Row] = []
+    for place in places:
+        base = _row("default", place.base, store)
+        rows = [_row(label, case, store) for label, case in place.variants()]
+        if any(row["runs"] for row in rows):
+            lines += [base, *rows]
+            sums.append(summary(place, base, rows, seeds))
+    curves = [curve for case in cases(places) for curve in store.curves(case)]
+    changes = Table("tuning", "No tuning: the largest changes", RULE, SUMS, sums, curves)
+    found = (changes, Table("tuning-rows", "No tuning: every setting", "", LINES, lines, curves))
+    return [table for table in found if table.rows]
+
+
+SUMS = {
+    "problem": ("problem", ""), "subdomains": ("N", "d"), "default": ("default constants %", ""),
+    "points": ("largest change, points", ".2f"), "points_bar": ("bar", ".1f"), "passes": ("evaluations to target", ".1f"), "work": ("largest change, %", ".0f"),
+    "work_bar": ("bar", ".0f"), "rows": ("settings", "d"), "met": ("met", ""),
+}  # fmt: skip
+LINES = {
+    "problem": ("problem", ""), "subdomains": ("N", "d"), "setting": ("setting", ""), "shown": ("test accuracy %", ""),
+    "passes": ("evaluations to target", ".1f"), "missed": ("runs without it", "d"), "runs": ("seeds", "d"),
+}  # fmt: skip
