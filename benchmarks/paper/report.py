@@ -64,8 +64,8 @@ def together(found: Sequence[Table], drawn: dict[str, list[Path]]) -> str:
 TITLES = {"figure1": "Figure 1: MNIST", "figure2": "Figure 2: CIFAR-10"}
 CAPTION = (
     "Bands from the least to the largest of the seeds, lines at their mean; dashed: as published, ten trials. Training loss on the current "
-    "data before the iteration. Time is that of the run phase without test evaluations; bytes are reductions times the size of theta. Adam: "
-    "best of 13 learning rates by accuracy, found with one seed."
+    "data before the iteration. Time is that of the run phase without test evaluations; bytes are reductions times the size of theta. "
+    "Adam: best of 13 learning rates by accuracy, found with one seed."
 )
 
 

@@ -17,8 +17,8 @@ NO_CAP = "--trust_region.radius_max 1e30"
 WORK = 0.15  # that evaluations to the target may change
 RULE = (
     "Delta0 is changed under no cap at all (radius_max 1e30), the cap with the default Delta0. Accuracy: at the last outer iteration "
-    "within the budget of the bars, mean of the seeds. Change: largest difference of a row's mean to that of the default constants; for the "
-    "evaluations to the target (first outer iteration whose test accuracy has it) as a share of the default's."
+    "within the budget of the bars, mean of the seeds. Change: largest difference of a row's mean to that of the default constants; for "
+    "the evaluations to the target (first outer iteration whose test accuracy has it) as a share of the default's."
 )
 
 
@@ -103,7 +103,8 @@ def tables(store: Store, seeds: int, places: tuple[Place, ...] = PLACES) -> list
 
 SUMS = {
     "problem": ("problem", ""), "subdomains": ("N", "d"), "default": ("default constants %", ""),
-    "points": ("largest change, points", ".2f"), "points_bar": ("bar", ".1f"), "passes": ("evaluations to target", ".1f"), "work": ("largest change, %", ".0f"),
+    "points": ("largest change, points", ".2f"), "points_bar": ("bar", ".1f"),
+    "passes": ("evaluations to target", ".1f"), "work": ("largest change, %", ".0f"),
     "work_bar": ("bar", ".0f"), "rows": ("settings", "d"), "met": ("met", ""),
 }  # fmt: skip
 LINES = {
