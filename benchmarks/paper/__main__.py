@@ -1,6 +1,7 @@
 """The paper's figures, the bars and what else is shown of the method, made from run directories.
 
     python benchmarks/paper WHAT [--runs DIR] [--seeds 3] [--epochs 25] [--ranks 2] [--jobs 1] [--only WORD ...]
+    python benchmarks/paper --quick         # a small form of it on the digits data set, with assertions
     python benchmarks/paper report          # every table and figure from the runs that are there; starts nothing
 
 Every run is an ordinary ``apts-mpi train`` below --runs, named by its case and seed, so a command that was cut short goes on where it
@@ -13,12 +14,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from paper import experiments, report  # noqa: E402
+from paper import experiments, quick, report  # noqa: E402
 from paper.curves import Store  # noqa: E402
 from paper.runner import Options, Runner  # noqa: E402
 
@@ -32,8 +34,9 @@ def say(text: str) -> None:
 def parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
     found = argparse.ArgumentParser(prog="python benchmarks/paper", description=__doc__, formatter_class=plain)
-    found.add_argument("what", choices=[*experiments.NAMES, "all", "report"], metavar="WHAT",
+    found.add_argument("what", nargs="?", choices=[*experiments.NAMES, "all", "report"], metavar="WHAT",
                        help=f"{', '.join(experiments.NAMES)}, all, or report")  # fmt: skip
+    found.add_argument("--quick", action="store_true", help="the small form, in a folder that is removed unless --runs names one")
     found.add_argument("--runs", type=Path, default=RUNS, help=f"where the run directories are [{RUNS}]")
     found.add_argument("--results", type=Path, default=RESULTS, help=f"where tables and figures go [{RESULTS}]")
     for name in experiments.DATA:
@@ -53,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     asked = parser().parse_args()
+    if asked.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            return quick.main(Path(folder) if asked.runs == RUNS else asked.runs, say)
+    if asked.what is None:
+        parser().error("WHAT is missing")
     names = experiments.NAMES if asked.what in ("all", "report") else (asked.what,)
     options = Options(
         asked.runs, {name: getattr(asked, name) for name in experiments.DATA}, asked.seeds, asked.ranks, asked.jobs, asked.again,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,15 @@ class Curve:
             "passes": float(self.used.passes[index]), "values": float(self.values[index]), "reductions": float(self.used.reductions[index]),
             "bytes": float(self.bytes[index]), "seconds": float(self.seconds[index]),
         }  # fmt: skip
+
+    def head(self, until: Limits) -> Curve:
+        """The same run as if it had ended at the last iteration within ``until``."""
+        count = until.within(self.used)
+        if count == len(self.accuracy):
+            return self
+        used = Used(*(getattr(self.used, entry.name)[:count] for entry in fields(Used)))
+        short = {name: getattr(self, name)[:count] for name in ("values", "bytes", "seconds", "loss", "accuracy")}
+        return replace(self, used=used, loss_end=float(self.loss[count]), **short)
 
     def cut(self, until: Limits) -> dict[str, float]:
         """Figures at the last iteration within ``until``; empty if there is none."""

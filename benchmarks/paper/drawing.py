@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from paper.published import Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 POINTS = 240  # of a curve
 ACROSS = (
@@ -23,20 +25,35 @@ ACROSS = (
     ("bytes", "reduced vectors, MB", 1e-6),
 )  # fmt: skip
 BLACK = COLOURS[-1]
+BELOW = {"mnist": 80.0, "cifar10": 30.0}  # accuracies of which nothing is shown
+FLOOR = 1.46115  # of the loss behind a sigmoid head: softmax of one 1 and nine 0
+TICKS = {"mnist": (80, 85, 90, 95, 97, 98, 98.5, 99), "sigmoid": (1.465, 1.47, 1.48, 1.5, 1.55, 1.6, 1.8, 2.3)}
 WORDS = {"loss": "training loss", "accuracy": "test accuracy, %"}
 
 
 @dataclass(frozen=True)
+class Style:
+    """How a line looks."""
+
+    colour: str
+    dashes: str | tuple[int, tuple[int, ...]] = "-"
+    width: float = 1.5
+
+
+@dataclass(frozen=True)
 class Line:
-    """The runs of one case under one name."""
+    """The runs of one case under one name, each up to the same end."""
 
     label: str
     curves: Sequence[Curve]
+    style: Style
 
     @classmethod
-    def of(cls, label: str, case: Case, store: Store) -> Line:
-        """All its runs that are there, whole or not."""
-        return cls(label, store.curves(case))
+    def of(cls, label: str, style: Style, case: Case, store: Store) -> Line:
+        """The runs that have come to the end; where none has, those that are there."""
+        there = store.curves(case)
+        done = [curve for curve in there if curve.enough(case.until)]
+        return cls(label, [curve.head(case.until) for curve in done or there], style)
 
     def band(self, what: str, across: str, log: bool) -> tuple[Numbers, Numbers, Numbers, Numbers] | None:
         """x, least, mean and largest over the seeds, where all of them have been; None without runs."""
@@ -45,23 +62,25 @@ class Line:
         if not pairs:
             return None
         low, high = max(x[0] for x, _ in pairs), min(x[-1] for x, _ in pairs)
-        low = max(low, min(x[1] for x, _ in pairs)) if log and low <= 0 else low
-        x = np.geomspace(low, high, POINTS) if log else np.linspace(low, high, POINTS)
+        low = min(x[1] for x, _ in pairs) if log and low <= 0 else low
         if len(pairs) == 1:  # its own points
             x = pairs[0][0][pairs[0][0] >= low]
+        else:
+            x = np.geomspace(low, high, POINTS) if log else np.linspace(low, high, POINTS)
         rows = np.array([np.interp(x, *pair) for pair in pairs])
         return x, rows.min(0), rows.mean(0), rows.max(0)
 
+    def draw(self, panel: Axes, what: str, across: str, scale: float, log: bool) -> None:
+        """Band and mean."""
+        found = self.band(what, across, log)
+        if found is not None:
+            x, low, middle, high = found
+            panel.fill_between(scale * x, low, high, color=self.style.colour, alpha=0.18, linewidth=0)
+            look = self.style
+            panel.plot(scale * x, middle, label=self.label, color=look.colour, linestyle=look.dashes, linewidth=look.width)
 
-def _draw(panel: Axes, line: Line, what: str, across: str, scale: float, colour: str, log: bool) -> None:
-    found = line.band(what, across, log)
-    if found is not None:
-        x, low, middle, high = found
-        panel.fill_between(scale * x, low, high, color=colour, alpha=0.2, linewidth=0)
-        panel.plot(scale * x, middle, color=colour, linewidth=1.5, label=line.label)
 
-
-def _draw_published(panel: Axes, series: Series, what: str, colour: str, label: str) -> None:
+def _published(panel: Axes, series: Series, what: str, colour: str, label: str) -> None:
     values = getattr(series, what)
     panel.fill_between(series.epochs, values["min"], values["max"], color=colour, alpha=0.1, linewidth=0)
     panel.plot(series.epochs, values["mean"], color=colour, linewidth=1.2, linestyle=(0, (4, 2)), label=label)
@@ -74,68 +93,87 @@ def overlay(
     """Loss and accuracy by epoch: first order left, second order right; ours solid, the published curves dashed."""
     figure = new_figure(9.5, 6.6)
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
-    for column, (order, words) in enumerate((("o1", "first order"), ("o2", "second order, L-SR1"))):
-        lines = by_order[order]
-        for row, what in enumerate(("loss", "accuracy")):
+    for column, (order, words) in enumerate((("o1", "first order"), ("o2", "second order (L-SR1)"))):
+        for row, what in enumerate(WORDS):
             panel = panels[row, column]
             quiet(panel)
-            for index, line in enumerate(lines):
-                colour = BLACK if line.label.startswith("Adam") else COLOURS[index]
-                _draw(panel, line, what, "epochs", 1.0, colour, False)
+            for line in by_order[order]:
+                line.draw(panel, what, "epochs", 1.0, False)
                 series = published.get(order, {}).get(line.label)
                 if series is not None:
-                    _draw_published(panel, series, what, colour, f"{line.label.partition(',')[0]}, published")
+                    _published(panel, series, what, line.style.colour, f"{line.label.partition(',')[0]}, published")
         panels[0, column].set_title(f"Algorithm 1, {words}, {combine} of the steps", fontsize=10)
         panels[1, column].set_xlabel("epochs")
-    _heights(panels[0, 0], panels[1, 0], problem)
-    panels[1, 0].set_xlim(0, epochs)
-    for row, what in enumerate(("loss", "accuracy")):
+    for row, what in enumerate(WORDS):
         panels[row, 0].set_ylabel(WORDS[what])
-    figure.suptitle(problem.title, fontsize=11)
-    legend_below(figure, panels.flat, 4)
-    return _save(figure, stem)
+        _height(panels[row, 0], what, problem)
+    panels[1, 0].set_xlim(0, epochs)
+    return _finish(figure, problem, panels.flat, 4, stem)
 
 
-def work(problem: Problem, rows: Mapping[int, Sequence[Line]], what: str, stem: Path) -> Path:
+def work(problem: Problem, rows: Mapping[int, Sequence[Line]], what: str, epochs: int, stem: Path) -> Path:
     """``what`` against epochs, gradient evaluations, time and bytes; a row for each number of subdomains."""
     figure = new_figure(12, 1.4 + 2.5 * len(rows))
     panels = figure.subplots(len(rows), len(ACROSS), sharex="col", sharey=True, squeeze=False)
-    longest = max((curve.used.epochs[-1] for lines in rows.values() for line in lines if not line.label.startswith("Adam")
-                   for curve in line.curves), default=1.0)  # fmt: skip
     for row, (N, lines) in enumerate(rows.items()):
-        for column, (across, words, scale) in enumerate(ACROSS):
-            panel, log = panels[row, column], across != "epochs"
-            quiet(panel)
-            for index, line in enumerate(lines):
-                _draw(panel, line, what, across, scale, BLACK if line.label.startswith("Adam") else COLOURS[index], log)
-            if log:
-                panel.set_xscale("log")
-            if row == len(rows) - 1:
-                panel.set_xlabel(words)
+        for column, (across, _, scale) in enumerate(ACROSS):
+            quiet(panels[row, column])
+            for line in lines:
+                line.draw(panels[row, column], what, across, scale, across != "epochs")
         panels[row, 0].set_ylabel(f"N = {N}\n{WORDS[what]}")
-    panels[0, 0].set_xlim(0, longest)
-    for panel in panels[0, 1:]:
-        plain_numbers(panel.xaxis, *panel.get_xlim())
-    _heights(panels[0, 0] if what == "loss" else None, panels[0, 0] if what == "accuracy" else None, problem)
+    _height(panels[0, 0], what, problem)
+    for column, (across, words, _) in enumerate(ACROSS):
+        panels[-1, column].set_xlabel(words)
+        if across == "epochs":
+            panels[0, column].set_xlim(0, epochs)
+        else:
+            _logarithmic(panels[0, column], panels[:, column])
+    return _finish(figure, problem, panels.flat, 3, stem)
+
+
+def _logarithmic(first: Axes, column: Iterable[Axes]) -> None:
+    """A logarithmic axis that begins where the first curve comes into sight."""
+    bottom, top = first.get_ylim()
+    seen = [np.asarray(line.get_xdata(), float)[inside] for panel in column for line in panel.lines
+            if (inside := (np.asarray(line.get_ydata()) >= bottom) & (np.asarray(line.get_ydata()) <= top)).any()]  # fmt: skip
+    first.set_xscale("log")
+    if seen:
+        low, high = max(min(x.min() for x in seen), 1e-3 * max(x.max() for x in seen)), max(x.max() for x in seen)
+        first.set_xlim(0.9 * low, 1.15 * high)
+        _ticks(first.xaxis, low, high)
+
+
+def _ticks(axis: Axis, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0,) if high > 60 * low else (1.0, 3.0) if high > 8 * low else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _height(panel: Axes, what: str, problem: Problem) -> None:
+    """The part of the axis where methods differ, stretched towards what cannot be passed."""
+    if what == "accuracy" and problem.data == "mnist":
+        panel.set_yscale("function", functions=(lambda y: -np.log(np.maximum(100 - y, 0.1)), lambda v: 100 - np.exp(-v)))
+        panel.set_yticks(TICKS["mnist"], [f"{tick:g}" for tick in TICKS["mnist"]])
+        panel.set_ylim(BELOW["mnist"], 98.9)
+    elif what == "accuracy":
+        panel.set_ylim(BELOW.get(problem.data), None)
+    elif "sigmoid" in problem.name:
+        panel.set_yscale("function", functions=(lambda y: np.log(np.maximum(y - FLOOR, 1e-4)), lambda v: FLOOR + np.exp(v)))
+        panel.set_yticks(TICKS["sigmoid"], [f"{tick:g}" for tick in TICKS["sigmoid"]])
+        panel.set_ylim(1.4625, 2.4)
+    else:
+        panel.set_yscale("log")
+        plain_numbers(panel.yaxis, *panel.get_ylim())
+
+
+def _finish(figure: Figure, problem: Problem, panels: Iterable[Axes], columns: int, stem: Path) -> Path:
+    """Title, legend and file."""
     figure.suptitle(problem.title, fontsize=11)
-    legend_below(figure, panels.flat, 3)
-    return _save(figure, stem)
-
-
-def _heights(loss: Axes | None, accuracy: Axes | None, problem: Problem) -> None:
-    """The part of the axis where methods differ."""
-    if accuracy is not None:
-        accuracy.set_ylim(*HEIGHTS.get(problem.data, (None, None)))
-    if loss is not None and "sigmoid" not in problem.name:
-        loss.set_yscale("log")
-        plain_numbers(loss.yaxis, *loss.get_ylim())
-
-
-HEIGHTS = {"mnist": (84, 99), "cifar10": (30, 57)}
-
-
-def _save(figure: object, stem: Path) -> Path:
+    legend_below(figure, panels, columns)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    pdf, png = save(figure, stem)  # type: ignore[arg-type]
+    pdf, png = save(figure, stem)
     pdf.unlink()  # the picture for a page is enough
     return png

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apts_mpi.study.style import COLOURS
 from paper import drawing, rates
 from paper.cases import ORDERS, PROBLEMS, Case, Problem, adam, ours, paper
 from paper.curves import Store
-from paper.drawing import Line
+from paper.drawing import BLACK, Line, Style
 from paper.limits import Limits
 from paper.published import Series, read_published
 from paper.rates import Search
@@ -17,6 +18,10 @@ SUBDOMAINS = (2, 4, 6)
 COMBINE = ("sum", "mean")
 # Epochs of each run in the search for Adam's rate; by problem.
 SEARCH = {"mnist-10k-sigmoid": 30, "mnist-full-sigmoid": 40, "cifar10-10k": 40, "cifar10-full": 40}
+BY_SUBDOMAINS = dict(zip(SUBDOMAINS, (Style(COLOURS[0]), Style(COLOURS[1]), Style(COLOURS[2])), strict=True))
+BY_METHOD = {("o1", "sum"): Style(COLOURS[1]), ("o2", "sum"): Style(COLOURS[2]), ("o1", "mean"): Style(COLOURS[1], (0, (4, 2))),
+             ("o2", "mean"): Style(COLOURS[2], (0, (4, 2)))}  # fmt: skip
+MINE, TUNED = Style(COLOURS[0], width=2.0), Style(BLACK, width=1.2)
 ADAM = 4  # times the epochs of the others: its epoch is one gradient evaluation
 
 
@@ -57,26 +62,28 @@ def draw(figure: str, epochs: int, store: Store, published: Path, folder: Path) 
     paths, theirs = [], read_published(published)
     for problem in map(PROBLEMS.__getitem__, FIGURES[figure]):
         best = best_adam(problem.name, epochs, store)
-        beside = [Line.of("Adam, tuned", best, store)] if best else []
+        beside = [Line.of("Adam, tuned", TUNED, best, store)] if best else []
         for combine in COMBINE:
-            by_order = {order: [Line.of(f"N = {N}", paper(problem.name, N, order, combine, Limits(epochs=epochs)), store)
+            by_order = {order: [Line.of(f"N = {N}", BY_SUBDOMAINS[N], paper(problem.name, N, order, combine, Limits(epochs=epochs)), store)
                                 for N in SUBDOMAINS] + beside for order in ORDERS}  # fmt: skip
             if any(line.curves for lines in by_order.values() for line in lines[: len(SUBDOMAINS)]):
                 known = _published(problem, theirs) if combine == "sum" else {}
                 paths.append(drawing.overlay(problem, combine, by_order, known, epochs, folder / f"{figure}-{problem.name}-{combine}"))
         rows = {N: [*methods(problem, N, epochs, store), *beside] for N in SUBDOMAINS}
         if any(line.curves for lines in rows.values() for line in lines):
-            paths += [drawing.work(problem, rows, what, folder / f"{figure}-{problem.name}-{what}") for what in ("accuracy", "loss")]
+            for what in ("accuracy", "loss"):
+                paths.append(drawing.work(problem, rows, what, epochs, folder / f"{figure}-{problem.name}-{what}"))
     return paths
 
 
 def methods(problem: Problem, N: int, epochs: int, store: Store) -> list[Line]:
     """Ours and the four forms of Algorithm 1 with N subdomains."""
     until = Limits(epochs=epochs)
-    lines = [Line.of("ours", ours(problem.name, N, until), store)]
+    lines = [Line.of("ours", MINE, ours(problem.name, N, until), store)]
     for combine in COMBINE:
         for order, words in (("o1", "first order"), ("o2", "L-SR1")):
-            lines.append(Line.of(f"Algorithm 1, {words}, {combine}", paper(problem.name, N, order, combine, until), store))
+            case = paper(problem.name, N, order, combine, until)
+            lines.append(Line.of(f"Algorithm 1, {words}, {combine}", BY_METHOD[order, combine], case, store))
     return lines
 
 

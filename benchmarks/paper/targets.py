@@ -12,7 +12,6 @@ from paper.limits import Limits
 from paper.rates import RATES, Found, Search
 from paper.table import Row, Table, mean, spread
 
-SUBDOMAINS = (2, 16)
 REDUCTIONS = 1 / 3  # of the best Adam's, at most
 COMPARED = 10000  # the batch of Adam whose evaluations ours may not exceed
 RULE = (
@@ -30,6 +29,7 @@ class Race:
     until: Limits
     epochs: dict[int, int]  # by batch
     rates: tuple[float, ...] = RATES
+    subdomains: tuple[int, ...] = (2, 16)  # of ours
 
     def search(self, batch: int) -> Search:
         until = Limits(epochs=self.epochs[batch])
@@ -58,7 +58,7 @@ def searches(races: tuple[Race, ...] = RACES) -> list[Case]:
 def finals(store: Store, races: tuple[Race, ...] = RACES) -> list[Case]:
     """The second stage: the best rates and ours, all seeds."""
     best = [found[0] for race in races for batch in race.epochs if (found := race.final(batch, store)) is not None]
-    return best + [ours(race.problem, N, race.until) for race in races for N in SUBDOMAINS]
+    return best + [ours(race.problem, N, race.until) for race in races for N in race.subdomains]
 
 
 def row(case: Case, store: Store, found: Found | None = None, label: str = "") -> Row:
@@ -90,7 +90,7 @@ def rows(race: Race, store: Store, seeds: int) -> list[Row]:
     complete = len(by_batch) == len(race.epochs) and all(one["searched"] == len(race.rates) for one in lines)
     least = min((one["reductions"] for one in lines if math.isfinite(one["reductions"])), default=math.nan)
     base = by_batch.get(COMPARED, {}).get("passes", math.nan)
-    for N in SUBDOMAINS:
+    for N in race.subdomains:
         mine = row(ours(race.problem, N, race.until), store)
         if not mine["runs"]:
             continue

@@ -13,7 +13,7 @@ from paper.table import Row, Table, mean, spread
 
 STARTS = (1e-3, 1e-2, 0.1, 1.0, 10.0)
 CAPS = (8.0, 32.0, 128.0, 1e30)
-NO_CAP = "--trust_region.radius_max 1e30"
+NO_CAP = "--trust_region.radius_max 1e+30"
 WORK = 0.15  # that evaluations to the target may change
 RULE = (
     "Delta0 is changed under no cap at all (radius_max 1e30), the cap with the default Delta0. Accuracy: at the last outer iteration "

@@ -1,0 +1,175 @@
+"""Benchmarks of the paper: the tables, from made-up runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from paper import bars, experiments, identity, rates, targets, tuning, variants
+from paper.cases import Case, adam, ours, paper
+from paper.curves import Curve, Store
+from paper.limits import Limits, Used
+from paper.report import Context
+from paper.runner import Options, wanted
+from paper.table import Table, cell, spread, write
+
+from apts_mpi import settings
+
+DONE = "outer iterations done"
+
+
+def curve(accuracy: Sequence[float], seed: int = 0, status: str = DONE, farthest: float = 1.0, loss: float = 1.0) -> Curve:
+    count = np.arange(1.0, len(accuracy) + 1)
+    return Curve(
+        seed, Used(count / 6, count, 2 * count), count, 8 * count, count, np.full(len(count), loss), math.nan,
+        np.array(accuracy, float), farthest, 2, 1.0, status, {"git_commit": "c", "source_sha256": "s"},
+    )  # fmt: skip
+
+
+class MadeUp(Store):
+    """A store of made-up runs by the names of their cases."""
+
+    def __init__(self, runs: Mapping[str, Sequence[Curve]]) -> None:
+        super().__init__(Path("nowhere"))
+        self._made_up = runs
+
+    def curves(self, case: Case) -> list[Curve]:
+        return list(self._made_up.get(case.name, ()))
+
+
+BUDGET = Limits(iterations=4, reductions=7)
+BAR = bars.Bar(ours("mnist-10k", 2, BUDGET), 98.0)
+
+
+def row(*curves: Curve, seeds: int = 2) -> dict[str, object]:
+    return bars.row(BAR, MadeUp({BAR.case.name: curves}), seeds)
+
+
+def test_a_bar_is_read_at_the_last_iteration_within_its_budget_and_not_at_the_best() -> None:
+    found = row(curve([99, 99.5, 98.1, 90]), curve([10, 20, 98.1, 99], 1000))
+    assert found["accuracies"] == [98.1, 98.1] and found["met"] is True and found["iterations"] == 3 and found["reductions"] == 6
+    assert row(curve([99, 99.5, 97.8, 99.9]), curve([99, 99, 98.1, 99.9], 1000))["met"] is False
+
+
+def test_a_bar_is_not_judged_before_every_seed_has_come_to_its_end() -> None:
+    assert row(curve([99] * 4))["met"] is None
+    assert row(curve([99] * 4), curve([99] * 2, 1000))["met"] is None  # stopped by the time limit before its budget was spent
+    assert row(curve([99] * 4), curve([99] * 4, 1000, status=""))["runs"] == 1  # did not finish
+    assert row(curve([99] * 4), curve([99] * 2, 1000, status="converged"))["met"] is True  # ended by itself
+
+
+def test_a_step_beyond_its_radius_fails_the_bar() -> None:
+    found = row(curve([99] * 4), curve([99] * 4, 1000, farthest=1.01))
+    assert found["met"] is False and found["left_radius"] == [1000]
+    assert row(curve([99] * 4, farthest=math.nan), curve([99] * 4, 1000))["met"] is True
+
+
+def test_changes_by_other_radii_are_judged_by_the_largest() -> None:
+    place = tuning.Place("mnist-10k", 2, Limits(iterations=3), 0.2)
+    runs = {place.base.name: [curve([97, 98, 98.3])]} | {case.name: [curve([97, 98, 98.2])] for _, case in place.variants()}
+    assert tuning.tables(MadeUp(runs), 1, (place,))[0].rows[0]["met"] is True
+    odd = place.variants()[3][1].name
+    for worse, points, work in (([97, 98, 98.01], 0.29, 0), ([97, 97, 98.3], 0.1, 50), ([97, 97, 97.9], 0.4, math.nan)):
+        found = tuning.tables(MadeUp({**runs, odd: [curve(worse)]}), 1, (place,))[0].rows[0]
+        assert found["met"] is False and found["points"] == pytest.approx(points)
+        assert found["work"] == pytest.approx(work, nan_ok=True)
+    assert tuning.tables(MadeUp({name: run for name, run in runs.items() if name != odd}), 1, (place,))[0].rows[0]["met"] is None
+    assert tuning.tables(MadeUp({place.base.name: [curve([98])]}), 1, (place,)) == []
+
+
+RACE = targets.Race("mnist-10k", Limits(iterations=3), {1000: 1, 10000: 1}, rates=(0.1, 0.01), subdomains=(2,))
+
+
+def race(mine: Sequence[float], seeds: int = 1) -> list[dict[str, object]]:
+    slow, fast, late = [90.0] * 6, [97.0, 97, 97, 98, 98, 98], [90.0, 90, 90, 90, 90, 98]
+    runs = {
+        ours("mnist-10k", 2, RACE.until).name: [curve(mine)],
+        "mnist-10k/adam-1000-0.1": [curve(slow)], "mnist-10k/adam-1000-0.01": [curve(fast)],
+        "mnist-10k/adam-1000-0.01-every-1": [curve([90.0] * 4 + [98, 98])],
+        "mnist-10k/adam-10000-0.1": [curve(late)], "mnist-10k/adam-10000-0.01": [curve(slow)],
+    }  # fmt: skip
+    return targets.rows(RACE, MadeUp(runs), seeds)
+
+
+def test_the_race_to_the_target_takes_the_best_rate_of_each_batch_and_counts_its_search() -> None:
+    small, large, mine = race([98, 98, 98])
+    assert small["method"] == "Adam 1,000, rate 0.01" and small["reductions"] == 10 and small["tuning"] == 12
+    assert large["method"] == "Adam 10,000, rate 0.1" and large["passes"] == 6
+    assert mine["reductions_ratio"] == pytest.approx(0.2) and mine["passes_ratio"] == pytest.approx(1 / 6) and mine["met"] is True
+    assert race([97, 98, 98])[-1]["met"] is False  # 4 / 10 of the reductions
+    assert race([97, 97, 97])[-1]["met"] is False and math.isnan(race([97, 97, 97])[-1]["reductions"])
+    assert race([98, 98, 98], seeds=3)[-1]["met"] is None
+
+
+def test_the_best_rate_by_what_is_asked() -> None:
+    limits = Limits(epochs=1)
+    search = rates.Search(lambda rate: adam("mnist-10k", 10000, rate, limits, seeds=1), (0.1, 0.2, 0.3, 0.4))
+    names = [case.name for case in search.cases]
+    store = MadeUp({names[0]: [curve([98, 1, 1, 1, 1, 97], loss=3)], names[1]: [curve([1, 98, 1, 1, 1, 98], loss=2)],
+                    names[2]: [curve([math.nan] * 6, status="too many non-finite trials in a row", loss=math.nan)]})  # fmt: skip
+    assert [rates.best(search, store, by).rate for by in ("target", "accuracy", "loss")] == [0.1, 0.2, 0.2]  # type: ignore[union-attr]
+    found = rates.best(search, store, "target")
+    assert found is not None and found.runs == 3 and found.passes == 18
+    assert rates.best(search, MadeUp({}), "target") is None
+
+
+def test_a_setting_that_is_not_heeded_is_told() -> None:
+    place, changed = variants.Place("mnist-10k", 2, Limits(iterations=2)), variants.Variant("x", "with x", "--local.passes 3")
+    runs = {variants.OURS.case(place).name: [curve([1, 2, 3])], changed.case(place).name: [curve([1, 2, 3])]}
+    found = variants.table("t", "T", "", (variants.OURS, changed), (place,), MadeUp(runs))[0].rows
+    assert [one["variant"] for one in found] == ["ours", "with x (no effect: the same runs)"]
+    runs[changed.case(place).name] = [curve([1, 2, 3], loss=2)]
+    assert variants.table("t", "T", "", (variants.OURS, changed), (place,), MadeUp(runs))[0].rows[1]["variant"] == "with x"
+
+
+def test_every_case_has_settings_of_its_own_that_train_understands(tmp_path: Path) -> None:
+    class Any(MadeUp):
+        def curves(self, case: Case) -> list[Curve]:
+            return [curve([50.0] * 300)]
+
+    known = Context(Any({}), 2, 25, Path("none"), tmp_path)
+    found = [case for stages in experiments.STAGES.values() for stage in stages for case in stage(known)]
+    runs = wanted(found, Options(tmp_path, dict.fromkeys(experiments.DATA, "data"), 2))  # one name with two settings is an error
+    seen = {json.dumps(identity.asked([*run.case.words, "--run.seed", str(run.seed)])): run.name for run in runs}
+    assert len(found) > 250 and len(seen) > 0.9 * len(runs)
+    assert {"figure1", "figure2", "bars", "presets", "tuning", "adam", "ablation", "second-order"} <= set(experiments.NAMES)
+
+
+def test_a_run_is_wanted_once_with_all_its_budgets(tmp_path: Path) -> None:
+    cases = [ours("digits", 2, Limits(passes=9)), ours("digits", 2, Limits(epochs=5)), adam("digits", 500, 0.1, Limits(epochs=1), seeds=1)]
+    runs = wanted(cases, Options(tmp_path, {"digits": "d"}, 2))
+    assert [run.name for run in runs] == ["digits/ours-N2 seed 0", "digits/adam-500-0.1 seed 0", "digits/ours-N2 seed 1000"]
+    assert runs[0].untils == (Limits(passes=9), Limits(epochs=5))
+    assert not runs[0].enough(curve([1.0] * 10)) and runs[0].enough(curve([1.0] * 30))
+    with pytest.raises(ValueError, match="two cases are called"):
+        wanted([cases[0], ours("digits", 2, Limits(passes=9), "--local.passes 7")], Options(tmp_path, {"digits": "d"}, 1))
+
+
+def test_other_settings_are_another_run_and_other_places_are_not(tmp_path: Path) -> None:
+    case = paper("digits", 8, "o1", "sum", Limits(epochs=4))
+    layer = [(case.words[index][2:], case.words[index + 1]) for index in range(0, len(case.words), 2)]
+    more = [("data.path", "/elsewhere"), ("stop.epochs", "3"), ("run.dir", "/there"), ("checkpoint.keep", "7"), ("run.seed", "1000")]
+    (tmp_path / "config.toml").write_text(settings.to_toml(settings.resolve(settings.from_options([*layer, *more])).config))
+    assert identity.differences(tmp_path, [*case.words, "--run.seed", "1000"]) == []
+    assert identity.differences(tmp_path, [*case.words, "--run.seed", "0"]) == ["run.seed = 1000, not 0"]
+    other = paper("digits", 8, "o1", "mean", Limits(epochs=4))
+    assert identity.differences(tmp_path, [*other.words, "--run.seed", "1000"]) == ["solver.combine = 'sum', not 'mean'"]
+    assert identity.differences(tmp_path / "none", case.words)
+
+
+def test_a_table_says_what_is_not_known(tmp_path: Path) -> None:
+    columns = {"a": ("A", ""), "b": ("B", ".1f"), "met": ("met", "")}
+    rows = [{"a": "x", "b": math.nan, "met": None}, {"a": "y", "b": 2.25, "met": False}]
+    table = Table("t", "Title", "Rule.", columns, rows, [curve([1])])
+    assert table.markdown().splitlines()[-2:] == ["| x | - | - |", "| y | 2.2 | NO |"]
+    write([table], tmp_path)
+    told = json.loads((tmp_path / "t.json").read_text())
+    assert told["rows"][0]["b"] is None and told["made_by"] == [{"git_commit": "c", "source_sha256": "s"}]
+    assert cell(None, "d") == "-" and spread([1.0, 2.0]) == "1.50 [1.00, 2.00]" and spread([1.0, math.nan]) == "-" and spread([]) == "-"
