@@ -22,7 +22,9 @@ _KINDS = {
     "imagefolder": "train/CLASS/FILE and test/CLASS/FILE in a folder, a tar or a zip; needs Pillow",
     "digits": "scikit-learn's 1,797 handwritten digits; needs scikit-learn, no download",
     "text": "a UTF-8 text file, for a character model",
+    "poisson": "Poisson's equation with a known answer, made here in float64",
 }
+_MADE = ("digits", "poisson")  # they need no SOURCE
 _LAYOUT = "DEST/train-00000-of-0000K.h5 ..., DEST/test-..., and DEST/manifest.json, which is written last. An interrupted run goes on."
 
 
@@ -48,11 +50,11 @@ def _add_convert(actions: argparse._SubParsersAction[Any]) -> None:
     kinds = convert.add_subparsers(dest="kind", metavar="KIND", required=True)
     for kind, meaning in _KINDS.items():
         parser = kinds.add_parser(kind, help=meaning, description=f"SOURCE: {meaning}. Result: {_LAYOUT}")
-        parser.add_argument("source", metavar="SOURCE", nargs="?" if kind == "digits" else None, help=meaning)
+        parser.add_argument("source", metavar="SOURCE", nargs="?" if kind in _MADE else None, help=meaning)
         parser.add_argument("dest", metavar="DEST", help="folder of the new data set")
         parser.add_argument("--shards", type=int, default=1, metavar="K", help="files of the training split (default: %(default)s)")
         parser.add_argument("--seed", type=int, default=0, help="of the shuffle of the training split (default: %(default)s)")
-        if kind != "text":
+        if kind not in ("text", "poisson"):
             parser.add_argument("--stratified", action="store_true", help="every block of samples gets the classes in equal shares")
         parser.add_argument("--dry-run", action="store_true", help="print what would be written, and end")
         parser.add_argument("--force", action="store_true", help="replace another data set in DEST")
@@ -68,8 +70,13 @@ def _add_own_options(kind: str, parser: argparse.ArgumentParser) -> None:
     if kind == "npz":
         meaning = "number of classes; 0: the largest integer label + 1, or regression for floats (default: %(default)s)"
         parser.add_argument("--classes", type=int, default=0, metavar="C", help=meaning)
+        parser.add_argument("--float64", action="store_true", help="store floats with 64 bits instead of 32")
     if kind == "text":
         parser.add_argument("--window", type=int, default=64, metavar="L", help="characters in a sample (default: %(default)s)")
+    if kind == "poisson":
+        meaning = "points to train, and a fourth as many to test (default: %(default)s)"
+        parser.add_argument("--points", type=int, default=4096, metavar="K", help=meaning)
+        parser.add_argument("--answer", action="store_true", help="targets are u for a plain fit, not f = -Laplace u")
     if kind == "imagefolder":
         parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="resize every image")
         parser.add_argument("--gray", action="store_true", help="one channel instead of three")
@@ -109,7 +116,7 @@ def _convert(args: argparse.Namespace) -> int:
     from apts_mpi.storage.convert import convert
     from apts_mpi.storage.sources import Options
 
-    names = ("test_share", "classes", "window", "image_size", "gray")
+    names = ("test_share", "classes", "float64", "window", "points", "answer", "image_size", "gray")
     given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     if "image_size" in given:
         given["image_size"] = tuple(given["image_size"])

@@ -138,16 +138,17 @@ def open_npz(path: Path, options: Options) -> Source:
 
 
 def _npz_layout(path: Path, pairs: dict[str, tuple[Stream, Stream]], options: Options) -> Layout:
-    """Shapes and types: uint8 stays, other numbers become float32; integer targets are classes."""
+    """Shapes and types: uint8 stays, other numbers become floats; integer targets are classes."""
     x, y = next(iter(pairs.values()))
     for a, b in pairs.values():
         if not a.shape or not b.shape or a.shape[0] != b.shape[0] or a.shape[0] < 2:
             raise DataError(f"{path}: {a.name} {a.shape} and {b.name} {b.shape} must have the same number of samples, two or more")
         if (a.shape[1:], a.dtype, b.shape[1:], b.dtype.kind) != (x.shape[1:], x.dtype, y.shape[1:], y.dtype.kind) or len(a.shape) < 2:
             raise DataError(f"{path}: {a.name} {a.shape} {a.dtype} must have two or more dimensions and match {x.name} {x.shape} {x.dtype}")
-    dtype, scale = ("|u1", 255.0) if x.dtype == np.uint8 else ("<f4", 1.0)
+    floats = "<f8" if options.float64 else "<f4"
+    dtype, scale = ("|u1", 255.0) if x.dtype == np.uint8 else (floats, 1.0)
     if y.dtype.kind not in "iu" and not options.classes:
-        return Layout(x.shape[1:], y.shape[1:], dtype, "<f4", 0, (), scale)
+        return Layout(x.shape[1:], y.shape[1:], dtype, floats, 0, (), scale)
     classes = options.classes or 1 + max(int(rows.max()) for _, targets in pairs.values() for rows in targets.rows(1 << 18))
     if classes < 1:
         raise DataError(f"{path}: {y.name} has no class; labels are 0, 1, 2, ...")

@@ -25,7 +25,7 @@ from apts_mpi.storage.manifest import (
 )
 from apts_mpi.storage.order import split_orders
 from apts_mpi.storage.sources import Options, Source, open_source
-from apts_mpi.storage.spool import Progress, Spool
+from apts_mpi.storage.spool import Progress, Spool, neutral
 from apts_mpi.storage.writer import chunk_samples, write_shard
 
 CONVERTER = "1"  # raise it when the same source gives other shards
@@ -157,7 +157,7 @@ def _write(plan: Plan, folder: Path, spool: Spool, kept: dict[str, Shard], progr
     source, done = plan.source, dict(kept)
     spool.open()
     orders = split_orders(spool.splits, spool.targets if plan.stratified else None, source.held_out, plan.seed)
-    statistics = spool.statistics(orders["train"])
+    statistics = neutral(source.layout) if source.as_is else spool.statistics(orders["train"])
     head: dict[str, Any] = {
         "format": FORMAT, "kind": plan.kind, "converter": CONVERTER, "source": source.name, "source_sha256": source.sha256,
         "seed": plan.seed, "stratified": plan.stratified, "plan": plan.digest,

@@ -19,8 +19,8 @@ from apts_mpi.storage.files import digest_of, read_json, write_json
 FORMAT = 1  # of the shards and of this file
 NAME = "manifest.json"
 SPLITS = ("train", "test")
-INPUT_DTYPES = ("|u1", "<u2", "<i4", "<f4")
-TARGET_DTYPES = ("|u1", "<u2", "<u4", "<f4")
+INPUT_DTYPES = ("|u1", "<u2", "<i4", "<f4", "<f8")
+TARGET_DTYPES = ("|u1", "<u2", "<u4", "<f4", "<f8")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -41,7 +41,7 @@ class Layout:
             raise DataError(f"unknown types {self.input_dtype}, {self.target_dtype}; known are {INPUT_DTYPES}, {TARGET_DTYPES}")
         if any(size < 1 for size in (*self.sample_shape, *self.target_shape)) or self.sample_bytes > 1 << 30:
             raise DataError(f"impossible sample shape {self.sample_shape} or target shape {self.target_shape}")
-        if self.classes < 0 or (self.target_dtype == "<f4") != (self.classes == 0):
+        if self.classes < 0 or (self.target_dtype[1] == "f") != (self.classes == 0):
             raise DataError(f"{self.classes} classes do not go with targets of type {self.target_dtype}")
         if self.class_names and len(self.class_names) != self.classes:
             raise DataError(f"{len(self.class_names)} class names for {self.classes} classes")
@@ -51,7 +51,7 @@ class Layout:
     @property
     def channels(self) -> int:
         """C of an image (C, H, W), the features of a float vector, else 1."""
-        vector = len(self.sample_shape) == 1 and self.input_dtype == "<f4"
+        vector = len(self.sample_shape) == 1 and self.input_dtype[1] == "f"
         return self.sample_shape[0] if vector or len(self.sample_shape) == 3 else 1
 
     @property

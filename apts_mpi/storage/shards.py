@@ -45,6 +45,7 @@ class Split:
         self.target_shape = layout.target_shape
         self.classes = layout.classes  # 0: regression
         self.input_dtype: np.dtype[Any] = np.dtype(layout.input_dtype)
+        self.target_dtype: np.dtype[Any] = np.dtype(layout.target_dtype)
         self.scale = layout.scale
         self.mean, self.std = statistics.mean, statistics.std
         self.channel_mean, self.channel_std = statistics.channel_mean, statistics.channel_std
@@ -64,14 +65,14 @@ class Split:
         raise DataError(f"normalisation must be scalar, channel or none, got {form!r}")
 
     def read(self, lo: int, hi: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Samples lo..hi-1: inputs (hi-lo, *sample_shape) as stored, targets (hi-lo, *target_shape) int64 or float32.
+        """Samples lo..hi-1: inputs (hi-lo, *sample_shape) as stored, targets (hi-lo, *target_shape), labels as int64.
 
         Not collective. DataError names the file that is missing, damaged or not one of ours.
         """
         if not 0 <= lo <= hi <= self.samples:
             raise DataError(f"samples {lo}..{hi} are not inside the {self.samples} of {self._folder} ({self.name})")
         inputs = np.empty((hi - lo, *self.sample_shape), self.input_dtype)
-        targets = np.empty((hi - lo, *self.target_shape), np.int64 if self.classes else np.float32)
+        targets = np.empty((hi - lo, *self.target_shape), np.int64 if self.classes else self.target_dtype)
         first, last = np.searchsorted(self._starts, [lo, hi - 1], side="right") - 1 if hi > lo else (0, -1)
         for index in range(int(first), int(last) + 1):
             start = int(self._starts[index])

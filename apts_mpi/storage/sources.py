@@ -31,15 +31,18 @@ class Options:
 
     test_share: float = 0.1  # npz with x, y alone; text
     classes: int = 0  # npz: 0 finds it from integer targets; float targets with 0 are regression
+    float64: bool = False  # npz: keep floats of 64 bits
     window: int = 64  # text: characters in a sample
+    points: int = 4096  # poisson: training samples
+    answer: bool = False  # poisson: the targets are u, not f
     image_size: tuple[int, int] | None = None  # imagefolder: resize to (height, width)
     gray: bool = False  # imagefolder: one channel
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 1:
             raise DataError(f"--test-share must be in (0, 1), got {self.test_share:g}")
-        if self.window < 1 or self.classes < 0 or min(self.image_size or (1,)) < 1:
-            raise DataError("--window and --image-size must be positive, --classes not negative")
+        if min(self.window, self.points, *(self.image_size or ())) < 1 or self.classes < 0:
+            raise DataError("--window, --points and --image-size must be positive, --classes not negative")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Source:
     stream: Callable[[], Iterator[Batch]]
     held_out: int = 0  # test samples to draw by the seed from {all}
     notes: tuple[str, ...] = ()
+    as_is: bool = False  # inputs that mean something, such as coordinates, are never normalised
 
 
 def label_layout(sample_shape: tuple[int, ...], names: tuple[str, ...], scale: float = 255.0) -> Layout:
@@ -74,6 +78,10 @@ def open_source(kind: str, path: Path | None, options: Options) -> Source:
     """Open raw data of one of the known kinds; DataError names what is missing or wrong."""
     if kind == "digits":
         return digits()
+    if kind == "poisson":
+        from apts_mpi.storage.poisson import open_poisson
+
+        return open_poisson(options)
     if path is None or not path.exists():
         raise DataError(f"source {path} does not exist" if path else f"data convert {kind} needs a SOURCE")
     return _opener(kind)(path, options)
@@ -91,7 +99,7 @@ def _opener(kind: str) -> Callable[[Path, Options], Source]:
         "text": text.open_text,
     }
     if kind not in known:
-        raise DataError(f"kind must be one of digits, {', '.join(known)}, got {kind!r}")
+        raise DataError(f"kind must be one of digits, {', '.join(known)}, poisson, got {kind!r}")
     return known[kind]
 
 

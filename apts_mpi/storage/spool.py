@@ -72,7 +72,7 @@ class Spool:
     def statistics(self, order: Indices) -> Statistics:
         """Mean and std of the scaled inputs at the given positions; tokens are left as they are (0 and 1)."""
         if self.layout.target_shape == self.layout.sample_shape and self.layout.classes:
-            return Statistics(0.0, 1.0, (0.0,) * self.layout.channels, (1.0,) * self.layout.channels)
+            return neutral(self.layout)
         count, mean, spread = 0, np.zeros(self.layout.channels), np.zeros(self.layout.channels)
         for batch in self.batches(np.sort(order), batch_size(8 * self.layout.sample_bytes)):
             values = batch.inputs.reshape(len(batch.inputs), self.layout.channels, -1) / self.layout.scale
@@ -86,6 +86,11 @@ class Spool:
             count += size
         overall = _std(spread.mean() / count + mean.var(), mean.mean())
         return Statistics(float(mean.mean()), overall, tuple(mean.tolist()), tuple(map(_std, spread / count, mean)))
+
+
+def neutral(layout: Layout) -> Statistics:
+    """Statistics by which any normalisation leaves inputs as they are."""
+    return Statistics(0.0, 1.0, (0.0,) * layout.channels, (1.0,) * layout.channels)
 
 
 def _std(variance: Any, mean: Any) -> float:
@@ -106,7 +111,7 @@ def checked_inputs(values: NDArray[Any], layout: Layout, start: int) -> NDArray[
         stored = values.astype(layout.input_dtype, copy=False)
     if stored.dtype.kind == "f" and not np.isfinite(stored).all():
         bad = start + int(np.flatnonzero(~np.isfinite(stored).reshape(len(stored), -1).all(axis=1))[0])
-        raise DataError(f"sample {bad} has inputs that are nan, infinite or beyond float32; remove or repair it")
+        raise DataError(f"sample {bad} has inputs that are nan, infinite or beyond {stored.dtype}; remove or repair it")
     return stored
 
 

@@ -31,10 +31,11 @@ def info(path: str | Path) -> list[str]:
     folder = Path(path)
     manifest = load_manifest(folder)
     layout, statistics = manifest.layout, manifest.statistics
+    one = "one label" if layout.classes else "one number"
     lines = [
         f"{folder}: {manifest.kind} from {manifest.source}, format {manifest.format}, converter {manifest.converter}",
         f"inputs    {layout.sample_shape} {layout.input_dtype}, value / {layout.scale:g} is what is normalised",
-        f"targets   {layout.target_shape or 'one label'} {layout.target_dtype}, {layout.classes or 'no'} classes",
+        f"targets   {layout.target_shape or one} {layout.target_dtype}, {layout.classes or 'no'} classes",
         f"mean std  {statistics.mean:.6g} {statistics.std:.6g}",
     ]
     channels = list(zip(statistics.channel_mean, statistics.channel_std, strict=True))
