@@ -37,7 +37,7 @@ class DataConfig:
 class ModelConfig:
     """Which network and loss."""
 
-    name: str = _key("mlp", "mlp, paper-mnist, paper-mnist-sigmoid, paper-cifar10, cnn, or package.module:factory")
+    name: str = _key("mlp", "mlp, tanh, poisson, cnn, resnet, transformer, paper-mnist[-sigmoid], paper-cifar10, or package.module:factory")
     widths: tuple[int, ...] = _key((64, 32), "hidden layers of mlp")
     loss: str = _key("cross_entropy", "cross_entropy, mse, or package.module:function")
     dtype: Literal["float32", "float64"] = _key("float32", "number format of theta, gradients and messages")

@@ -30,7 +30,7 @@ def mse(outputs: Tensor, targets: Tensor) -> Tensor:
     if outputs.numel() != targets.numel():
         shapes = f"outputs have shape {tuple(outputs.shape)}, targets {tuple(targets.shape)}"
         raise ValueError(f"loss mse needs a number for every output: {shapes}; for class labels use cross_entropy")
-    return (outputs - targets.view_as(outputs)).square().flatten(1).mean(1)
+    return (outputs - targets.view_as(outputs)).square().reshape(len(outputs), -1).mean(1)
 
 
 BY_NAME: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": mse}

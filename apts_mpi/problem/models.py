@@ -10,6 +10,9 @@ from torch import nn
 
 from apts_mpi.config import ModelConfig
 from apts_mpi.problem.losses import import_path
+from apts_mpi.problem.poisson import poisson, tanh
+from apts_mpi.problem.resnet import resnet
+from apts_mpi.problem.transformer import transformer
 
 Factory = Callable[[tuple[int, ...], int], nn.Module]
 
@@ -36,8 +39,11 @@ def cnn(sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
     )  # fmt: skip
 
 
+OF_WIDTHS: dict[str, Callable[[tuple[int, ...], int, Sequence[int]], nn.Module]] = {"mlp": mlp, "tanh": tanh, "poisson": poisson}
 BY_NAME: dict[str, Factory] = {
     "cnn": cnn,
+    "resnet": resnet,
+    "transformer": transformer,
     "paper-mnist": lambda shape, outputs: mlp(shape, outputs, (512, 256)),
     "paper-mnist-sigmoid": lambda shape, outputs: mlp(shape, outputs, (512, 256), sigmoid=True),
     "paper-cifar10": lambda shape, outputs: mlp(shape, outputs, (512, 512)),
@@ -51,9 +57,9 @@ def build_model(config: ModelConfig, sample_shape: tuple[int, ...], outputs: int
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.name == "mlp":
-            return mlp(sample_shape, outputs, config.widths)
-        factory = BY_NAME.get(config.name) or import_path(config.name, "model.name", ["mlp", *BY_NAME])
+        if config.name in OF_WIDTHS:
+            return OF_WIDTHS[config.name](sample_shape, outputs, config.widths)
+        factory = BY_NAME.get(config.name) or import_path(config.name, "model.name", [*OF_WIDTHS, *BY_NAME])
         try:
             model = factory(sample_shape, outputs)
         except (RuntimeError, TypeError, LookupError, AttributeError) as error:

@@ -176,6 +176,6 @@ def test_factory_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_unknown_model_names_the_known_ones() -> None:
-    known = "mlp, cnn, paper-mnist, paper-mnist-sigmoid, paper-cifar10"
-    with pytest.raises(ValueError, match=f"model.name must be one of {known} or package.module:attribute, got 'resnet'"):
-        build_model(ModelConfig(name="resnet"), *DIGITS, seed=0)
+    known = "mlp, tanh, poisson, cnn, resnet, transformer, paper-mnist, paper-mnist-sigmoid, paper-cifar10"
+    with pytest.raises(ValueError, match=f"model.name must be one of {known} or package.module:attribute, got 'resnet50'"):
+        build_model(ModelConfig(name="resnet50"), *DIGITS, seed=0)

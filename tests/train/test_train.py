@@ -413,7 +413,7 @@ def test_factory_by_path_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("model", "words"), [
-    ({"name": "resnet"}, "model.name must be one of mlp, cnn, paper-mnist, paper-mnist-sigmoid, paper-cifar10 or package.module:attribute"),
+    ({"name": "resnet50"}, "model.name must be one of mlp, tanh, poisson, cnn, resnet, transformer, paper-mnist, paper-mnist-sigmoid"),
     ({"loss": "hinge"}, "model.loss must be one of cross_entropy, mse or package.module:attribute"),
     ({"name": "no_such_package:make"}, "model.name = 'no_such_package:make' cannot be imported"),
 ])  # fmt: skip
