@@ -38,6 +38,7 @@ class FlatModel:
         self._sizes = [slot.size for slot in self.slots]
         self.n_params = sum(self._sizes)
         self.dtype, self.device = dtype, device
+        self.kept: int | None = None  # bytes that a backward pass needs of a sample, once somebody has measured it
 
     @property
     def layout(self) -> str:

@@ -13,10 +13,11 @@ from apts_mpi.partition import block, head_size
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import Loss
 from apts_mpi.problem.order import Order
+from apts_mpi.problem.pieces import piece
 from apts_mpi.problem.samples import Samples
 from apts_mpi.problem.watch import Ready, Watch
 
-PIECE = 1024  # samples per forward and backward pass; memory does not grow with the subdomain
+PIECE = 1024  # samples per forward and backward pass, fewer of a large model; memory does not grow with the subdomain
 READY_BYTES = 2**28  # of a rank: a subdomain's current samples are normalised once if they fit in its share of this
 
 
@@ -27,11 +28,16 @@ class Evaluator:
         self.flat, self.loss, self.samples = flat, loss, samples
         self.gradient_samples = self.value_samples = 0
 
+    @property
+    def piece(self) -> int:
+        """Samples per forward and backward pass."""
+        return piece(self.flat, self.loss, self.samples, PIECE)
+
     def write(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float) -> Tensor:
         """weight * sum of the losses of ``rows``, float64 on the device; ``grad`` is overwritten by its gradient."""
         if grad is None:
             return self.add(theta, None, data, rows, weight)
-        first = range(rows.start, min(rows.start + PIECE, rows.stop))
+        first = range(rows.start, min(rows.start + self.piece, rows.stop))
         self.flat.point(theta, None)
         inputs, targets = data.take(first)
         losses = self.loss(self.flat.module(inputs), targets)
@@ -47,16 +53,17 @@ class Evaluator:
         Sample losses are computed in the run's dtype and summed in float64, because the ratio (6)
         compares nearly equal losses. Nothing is moved to the host.
         """
+        step = self.piece
         self.flat.point(theta, grad)
         wanted = grad is not None or watch is not None
         total = torch.zeros((), dtype=torch.float64, device=self.flat.device)
-        for start in range(rows.start, rows.stop, PIECE):
-            inputs, targets = data.take(range(start, min(start + PIECE, rows.stop)))
+        for start in range(rows.start, rows.stop, step):
+            inputs, targets = data.take(range(start, min(start + step, rows.stop)))
             with torch.set_grad_enabled(wanted):
                 losses = self.loss(self.flat.module(inputs), targets)
             total += losses.detach().double().sum()
             if wanted:
-                with watch if watch is not None and start + PIECE >= rows.stop else nullcontext():
+                with watch if watch is not None and start + step >= rows.stop else nullcontext():
                     torch.autograd.backward(losses, torch.full_like(losses, weight))
         if wanted:
             self.gradient_samples += len(rows)
@@ -113,7 +120,7 @@ class DataSubdomain:
         return float(self._evaluator.write(theta, grad, self._share, range(self.size), 1 / self.total))
 
     def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Ready) -> float:
-        one = self.size <= PIECE  # backward pass: it writes, several add
+        one = self.size <= self._evaluator.piece  # backward pass: it writes, several add
         watch = Watch(self._evaluator.flat, nbytes, ready, grad if one else None)
         if not one:
             grad.zero_()

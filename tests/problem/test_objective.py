@@ -107,6 +107,7 @@ def test_evaluation_by_pieces_does_not_depend_on_their_size(piece: int, monkeypa
     subdomain, theta, n = this.objective.subdomains[0], point(this), this.objective.n_params
     whole, whole_grad = this.direct(theta, list(range(61)))
     monkeypatch.setattr(module_of_objective, "PIECE", piece)
+    assert this.objective._evaluator.piece == piece  # it looks at the model once
     this.objective._evaluator.flat.module.register_forward_hook(lambda module, inputs, output: largest.append(len(output)))
     grad = torch.zeros(n, dtype=torch.float64)
     assert subdomain.owned(theta, grad) == pytest.approx(whole, rel=1e-12) and near(grad, whole_grad)
