@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass
 
@@ -18,12 +19,14 @@ class Problem:
     title: str
     data: str  # the option of the command that names its folder
     options: str
-    target: float  # test accuracy to reach, per cent
+    target: float  # test accuracy to reach, per cent; inf: there is none
     batches: int = 1  # outer iterations of an epoch
     published: str = ""  # as the paper's curves name data and batch, Adam's name after a colon
 
 
 _TEN = "--data.batch 10000 --data.overlap 0.05"
+_TEXT = "--data.batch 2500 --data.overlap 0.05"
+_NUMBERS = "--model.loss mse --model.dtype float64"
 _SIGMOID = "--model.name paper-mnist-sigmoid"
 PROBLEMS = {
     problem.name: problem
@@ -36,6 +39,10 @@ PROBLEMS = {
         Problem("cifar10-10k", "CIFAR-10, minibatches of 10,000", "cifar10", f"--model.name paper-cifar10 {_TEN}", 54.0, 5,
                 "apts_d_cifar10_005_10000:adam_cifar10_005_10000"),
         Problem("cifar10-full", "CIFAR-10, full batch", "cifar10", "--model.name paper-cifar10", 54.0, 1, ":adam_cifar10_50000"),
+        Problem("cifar10-resnet", "CIFAR-10, ResNet", "cifar10", f"--model.name resnet {_TEN}", 70.0, 5),
+        Problem("text-transformer", "characters, transformer", "text", f"--model.name transformer {_TEXT}", 50.0, 6),
+        Problem("poisson", "Poisson's equation, float64", "poisson", f"--model.name poisson {_NUMBERS}", math.inf),
+        Problem("fit", "its answer fitted, float64", "fit", f"--model.name tanh {_NUMBERS}", math.inf),
         Problem("digits", "digits, minibatches of 500", "digits", "--model.name mlp --data.batch 500 --data.overlap 0.05", 94.0, 3),
     )
 }  # fmt: skip

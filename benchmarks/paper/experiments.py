@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from paper import bars, figures, targets, tuning, variants
+from paper import bars, beyond, figures, targets, tuning, variants
 from paper.cases import PROBLEMS, Case
 from paper.report import Context
 from paper.runner import Runner
@@ -27,6 +27,7 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "adam": (lambda known: targets.searches(), lambda known: targets.finals(known.store)),
     "ablation": (lambda known: variants.cases(variants.ABLATION, variants.PLACES),),
     "second-order": (lambda known: variants.cases(variants.ORDERS, variants.EVALUATIONS),),
+    "beyond": (lambda known: beyond.searches(), lambda known: beyond.finals(known.store)),
     "figure1": _figure("figure1"),
     "figure2": _figure("figure2"),
 }

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paper import bars, figures, targets, tuning, variants
+from paper import bars, beyond, figures, targets, tuning, variants
 from paper.curves import Store
 from paper.table import Table, write
 
 TABLES: dict[str, tuple[str, ...]] = {  # by experiment
     "bars": ("bars",), "presets": ("presets",), "tuning": ("tuning", "tuning-rows"), "adam": ("adam",), "ablation": ("ablation",),
-    "second-order": ("second-order",),
+    "second-order": ("second-order",), "beyond": ("beyond",),
 }  # fmt: skip
 
 
@@ -31,6 +31,7 @@ def tables(names: Sequence[str], known: Context) -> list[Table]:
     """The tables of some experiments; those without runs are left out."""
     store, seeds = known.store, known.seeds
     found = [*bars.tables(store, seeds), *tuning.tables(store, seeds), *targets.tables(store, seeds), *variants.tables(store)]
+    found += beyond.tables(store) if "beyond" in names else []  # it evaluates networks
     wanted = {table for name in names for table in TABLES.get(name, ())}
     return [table for table in found if table.name in wanted]
 
