@@ -26,9 +26,10 @@ export COVERAGE_FILE=$logs/lines/of # with the process added, one file each
 check ruff ruff check --config tests/ruff.toml apts_mpi tests benchmarks
 check mypy mypy
 [ "$chosen" != 0 ] || check paper timeout -k 10 180 python benchmarks/paper --quick
+slurm & # it waits most of the time
 one_process unit "not mpi" --ignore=tests/slurm --ignore=tests/campaigns "$@"
 one_process campaigns "not mpi" tests/campaigns "$@"
-slurm
+wait
 for ranks in 1 2 3 4; do parallel mpich "$ranks" mpi mpiexec; done
 if [ "$openmpi" = true ]; then
     under_openmpi

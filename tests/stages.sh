@@ -5,13 +5,12 @@
 cd -- "$root"
 unit_limit=900 parallel_limit=300 # seconds for a stage; one test ends after 120, see setup.cfg
 venv=$root/.venv-test overlay=$root/.venv-test-openmpi
-passed=0 failed=0 broken=()
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONUNBUFFERED=1 MPLBACKEND=Agg
 
-report() { # report NAME PASSED FAILED SECONDS LOG
-    passed=$((passed + $2)) failed=$((failed + $3))
+report() { # report NAME PASSED FAILED SECONDS LOG: also of a stage that runs beside others, which shares no variable with them
+    printf '%d %d %s\n' "$2" "$3" "$1" >>"$logs/counts"
     printf '%-28s %4d passed %4d failed %5d s\n' "$1" "$2" "$3" "$4"
-    [ "$3" = 0 ] || { broken+=("$1"); tail -n 60 -- "$5"; echo "(all of it: $5)"; }
+    [ "$3" = 0 ] || { tail -n 60 -- "$5"; echo "(all of it: $5)"; }
 }
 
 number() { # number WORD FILE: N of "N WORD" in pytest's last line; 0 if it is not there
@@ -84,7 +83,7 @@ begin() { # begin LOGS: both environments if wanted, a fresh folder of logs, and
     environment "$venv" mpich,test
     [ "$openmpi" != true ] || overlay_environment
     logs=$1 path=$PATH
-    rm -rf -- "$logs" && mkdir -p -- "$logs"
+    rm -rf -- "$logs" && mkdir -p -- "$logs" && : >"$logs/counts"
     export PATH=$venv/bin:$path
     export APTS_FAULTS=$logs/faults # what tests/faults/table.py merges
 }
@@ -100,7 +99,6 @@ slurm() { # slurm PYTEST ARGUMENTS...: the tests that need one, or why they are 
 }
 
 finish() { # the last line, and the status
-    [ "$failed" = 0 ] || echo "failed: ${broken[*]}"
-    echo "$passed passed, $failed failed"
-    [ "$failed" = 0 ]
+    awk '{ passed += $1; failed += $2; if ($2) { $1 = $2 = ""; broken = broken "," $0 } }
+        END { if (failed) print "failed:" substr(broken, 2); print passed + 0 " passed, " failed + 0 " failed"; exit failed > 0 }' "$logs/counts"
 }

@@ -17,18 +17,21 @@ chosen=0 extra=() recorder=python
 . "$(dirname -- "${BASH_SOURCE[0]}")/../stages.sh"
 
 begin "$venv/fault-logs"
+slurm -m fault & # it waits most of the time
 one_process unit "fault and not mpi" --ignore=tests/slurm --ignore=tests/campaigns
 one_process campaigns "fault and not mpi" tests/campaigns
-slurm -m fault
+wait
 for ranks in 2 3 4; do parallel mpich "$ranks" "fault and mpi" mpiexec; done
 if [ "$openmpi" = true ]; then
     under_openmpi
     for ranks in 2 3 4; do parallel openmpi "$ranks" "fault and mpi" mpiexec --oversubscribe; done
-    one_process openmpi-launch "fault and not mpi" tests/launch tests/faults
+    one_process openmpi-launch "fault and not mpi" tests/launch tests/faults &
     one_process openmpi-campaigns "fault and not mpi" tests/campaigns
+    wait
     export PATH=$venv/bin:$path
 fi
 check faults python tests/faults/table.py "$APTS_FAULTS" "$table"
 finish
+status=$?
 tail -n 1 "$logs/faults.log"
-[ "$failed" = 0 ]
+exit $status
