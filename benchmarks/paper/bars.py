@@ -70,7 +70,7 @@ def row(bar: Bar, store: Store, seeds: int) -> Row:
     left = [curve.seed for curve in curves if curve.farthest > STEP]
     wanted = min(seeds, case.seeds or seeds)
     found: Row = {
-        "problem": case.problem.title, "method": case.method, "subdomains": case.subdomains, "options": case.options,
+        "problem": case.problem.title, "method": case.method, "subdomains": case.subdomains, "options": " ".join(case.words),
         "shown": spread(accuracies), "accuracy": mean(accuracies), "accuracies": accuracies, "bar": bar.accuracy, "paper": bar.paper,
         "budget": bar.budget or _budget(case.until), "runs": len(cuts), "seeds": [curve.seed for curve in curves], "left_radius": left,
     }  # fmt: skip

@@ -72,7 +72,8 @@ def main(folder: Path, say: Say) -> int:
 
 def table(name: str, some: tuple[Bar, ...], store: Store) -> Table:
     """Some bars."""
-    return Table(name, "Bars", bars.RULE, bars.COLUMNS, [bars.row(bar, store, 1) for bar in some])
+    curves = [curve for bar in some for curve in store.curves(bar.case)]
+    return Table(name, "Bars", bars.RULE, bars.COLUMNS, [bars.row(bar, store, 1) for bar in some], curves)
 
 
 def judge(store: Store, check: Checks) -> None:
@@ -106,8 +107,10 @@ def show(tables: list[Table], store: Store, folder: Path, check: Checks, say: Sa
     """Tables and a picture."""
     for one in tables:
         say(f"\n{one.markdown()}")
-        told = (folder / f"{one.name}.json").read_text(encoding="utf-8")
-        check(json.loads(told)["rows"] != [] and str(folder.resolve().parent) not in told, f"{one.name}.json has rows and names no folder")
+        text = (folder / f"{one.name}.json").read_text(encoding="utf-8")
+        told = json.loads(text)
+        whole = told["rows"] != [] and all(made["source_sha256"] for made in told["made_by"]) and told["made_by"] != []
+        check(whole and str(folder.resolve().parent) not in text, f"{one.name}.json says what made its rows, and names no folder")
     lines = [Line.of(f"{case.method}, N = 8", BY_SUBDOMAINS[2 + 2 * index], case, store) for index, case in enumerate((MEAN, SUM))]
     picture = drawing.work(MEAN.problem, {8: lines}, "accuracy", 4, folder / "quick")
     check(1000 < picture.stat().st_size < 150_000, f"a picture of {picture.stat().st_size // 1000} kB")

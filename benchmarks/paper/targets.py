@@ -70,7 +70,7 @@ def row(case: Case, store: Store, found: Found | None = None, label: str = "") -
     costs = {name: [at.get(name, math.nan) for at in reached] for name in ("reductions", "passes", "seconds")}
     return {
         "problem": case.problem.title, "target": case.problem.target, "method": label or f"{case.method}, N = {case.subdomains}",
-        "options": case.options, "runs": len(curves), "missed": sum(not at for at in reached),
+        "options": " ".join(case.words), "runs": len(curves), "missed": sum(not at for at in reached),
         **{name: mean(values) for name, values in costs.items()},
         **{f"{name}_shown": spread(values, ".1f") for name, values in costs.items()},
         "tuning": found.passes if found else 0.0, "searched": found.runs if found else 0,

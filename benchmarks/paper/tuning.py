@@ -61,8 +61,8 @@ def _row(label: str, case: Case, store: Store) -> Row:
     cuts = [cut["accuracy"] for cut in (curve.cut(case.until) for curve in curves) if cut]
     passes = [curve.reached(case.problem.target).get("passes", math.nan) for curve in curves]
     return {
-        "problem": case.problem.title, "subdomains": case.subdomains, "setting": label, "options": case.options, "shown": spread(cuts),
-        "accuracy": mean(cuts), "passes": mean(passes), "missed": sum(map(math.isnan, passes)), "runs": len(cuts),
+        "problem": case.problem.title, "subdomains": case.subdomains, "setting": label, "options": " ".join(case.words),
+        "shown": spread(cuts), "accuracy": mean(cuts), "passes": mean(passes), "missed": sum(map(math.isnan, passes)), "runs": len(cuts),
     }  # fmt: skip
 
 
