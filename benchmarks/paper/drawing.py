@@ -99,9 +99,10 @@ def overlay(
             quiet(panel)
             for line in by_order[order]:
                 line.draw(panel, what, "epochs", 1.0, False)
-                series = published.get(order, {}).get(line.label)
+                name = line.label.partition(",")[0]
+                series = published.get(order, {}).get(name)
                 if series is not None:
-                    _published(panel, series, what, line.style.colour, f"{line.label.partition(',')[0]}, published")
+                    _published(panel, series, what, line.style.colour, f"{name}, published")
         panels[0, column].set_title(f"Algorithm 1, {words}, {combine} of the steps", fontsize=10)
         panels[1, column].set_xlabel("epochs")
     for row, what in enumerate(WORDS):

@@ -62,15 +62,16 @@ def draw(figure: str, epochs: int, store: Store, published: Path, folder: Path) 
     paths, theirs = [], read_published(published)
     for problem in map(PROBLEMS.__getitem__, FIGURES[figure]):
         best = best_adam(problem.name, epochs, store)
-        beside = [Line.of("Adam, tuned", TUNED, best, store)] if best else []
+        beside = [Line.of(_adam(problem.name, store), TUNED, best, store)] if best else []
         for combine in COMBINE:
             by_order = {order: [Line.of(f"N = {N}", BY_SUBDOMAINS[N], paper(problem.name, N, order, combine, Limits(epochs=epochs)), store)
                                 for N in SUBDOMAINS] + beside for order in ORDERS}  # fmt: skip
             if any(line.curves for lines in by_order.values() for line in lines[: len(SUBDOMAINS)]):
                 known = _published(problem, theirs) if combine == "sum" else {}
                 paths.append(drawing.overlay(problem, combine, by_order, known, epochs, folder / f"{figure}-{problem.name}-{combine}"))
-        rows = {N: [*methods(problem, N, epochs, store), *beside] for N in SUBDOMAINS}
-        if any(line.curves for lines in rows.values() for line in lines):
+        known_rows = {N: methods(problem, N, epochs, store) for N in SUBDOMAINS}
+        rows = {N: [*lines, *beside] for N, lines in known_rows.items() if any(line.curves for line in lines)}
+        if rows:
             for what in ("accuracy", "loss"):
                 paths.append(drawing.work(problem, rows, what, epochs, folder / f"{figure}-{problem.name}-{what}"))
     return paths
@@ -87,11 +88,17 @@ def methods(problem: Problem, N: int, epochs: int, store: Store) -> list[Line]:
     return lines
 
 
+def _adam(problem: str, store: Store) -> str:
+    """Adam's name in the legend, which says so if the search is not complete."""
+    found = rates.best(search(problem), store, "accuracy")
+    return "Adam, tuned" if found is None or found.runs == len(rates.RATES) else f"Adam, {found.runs} of {len(rates.RATES)} rates tried"
+
+
 def _published(problem: Problem, theirs: dict[str, Series]) -> dict[str, dict[str, Series]]:
     """By order: the published curves by the labels of ours."""
     stem, _, alone = problem.published.partition(":")
     found: dict[str, dict[str, Series]] = {}
     for order in ORDERS:
-        names = {f"N = {N}": f"{stem}_{N}_{order}" for N in SUBDOMAINS} | {"Adam, tuned": alone}
+        names = {f"N = {N}": f"{stem}_{N}_{order}" for N in SUBDOMAINS} | {"Adam": alone}
         found[order] = {label: theirs[name] for label, name in names.items() if name in theirs}
     return found
