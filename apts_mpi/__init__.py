@@ -12,8 +12,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apts_mpi.config import Config, preset
+    from apts_mpi.config import Config
     from apts_mpi.contracts import Status, StepInfo
+    from apts_mpi.presets import preset
     from apts_mpi.solver.apts import APTS
     from apts_mpi.train import Result, run_training, train
 
@@ -26,7 +27,7 @@ _HOME = {
     "Result": "train",
     "Status": "contracts",
     "StepInfo": "contracts",
-    "preset": "config",
+    "preset": "presets",
     "run_training": "train",
     "train": "train",
 }

@@ -8,10 +8,10 @@ same key. Reading files, environment and options is ``settings``' job, not this 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from apts_mpi.baseline import METHODS, BaselineConfig, Method
+from apts_mpi.baseline import BaselineConfig, Method
 from apts_mpi.bounds import inside as _inside
 from apts_mpi.bounds import key as _key
 from apts_mpi.safety import CheckpointConfig, SafetyConfig
@@ -218,33 +218,3 @@ class Config:
             raise ValueError(f"baseline.overlap needs method sgd, adam or adamw, got {self.method}")
         if self.method != "apts" and self.baseline.schedule == "cosine" and not (self.stop.epochs or self.stop.iterations):
             raise ValueError("baseline.schedule cosine needs stop.epochs or stop.iterations, to know where it ends")
-
-
-# What a preset changes against the defaults above; explicit keys win over it.
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {},
-    "paper": {  # Algorithm 1 to the letter, with the published constants
-        "solver": {"combine": "sum", "radius": "shared"},
-        "local": {"iters": 5, "gamma": 1.0, "radius_start": 1.0, "carry": False},
-        "trust_region": {"radius_init": 0.01, "radius_min": 0.001, "radius_max": 4.0, "eta1": 0.25},
-    },
-    "sweep": {
-        "local": {"solver": "sweep"},
-        "global_step": {"solver": "none"},
-        "trust_region": {"radius_init": 1.0, "radius_max": 8.0, "eta0": 0.1, "eta1": 0.5},
-    },
-}
-
-
-def preset(name: str, method: str = "apts", **sections: dict[str, Any]) -> Config:
-    """The config of a preset with some keys changed: ``preset("sweep", stop={"epochs": 4})``."""
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    base = Config(preset=name)  # type: ignore[arg-type]
-    merged = {key: dict(PRESETS[name].get(key, {})) for key in {*PRESETS[name], *sections}}
-    for section, keys in sections.items():
-        merged[section].update(keys)
-    changed = {section: replace(getattr(base, section), **keys) for section, keys in merged.items()}
-    return replace(base, method=method, **changed)

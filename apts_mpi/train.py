@@ -14,11 +14,12 @@ from torch import nn
 
 from apts_mpi import assembly, settings, timing, trial
 from apts_mpi.assembly import Data, Problem, Values
-from apts_mpi.config import PRESETS, Config, DataConfig
+from apts_mpi.config import Config, DataConfig
 from apts_mpi.contracts import Communicator, Wishes
 from apts_mpi.loop import Loop, Maker
 from apts_mpi.network import emulated
 from apts_mpi.outcome import Result
+from apts_mpi.presets import PRESETS
 from apts_mpi.problem.losses import Loss
 from apts_mpi.problem.models import build_model
 from apts_mpi.resumption import adopt, find, fitting

@@ -28,11 +28,11 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from apts_mpi.bench.measure import clock, interval
-from apts_mpi.config import preset
 from apts_mpi.contracts import Communicator
 from apts_mpi.parallel import launch
 from apts_mpi.parallel.devices import choose_device
 from apts_mpi.partition import block
+from apts_mpi.presets import preset
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import resolve_loss
 from apts_mpi.problem.models import mlp

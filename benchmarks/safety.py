@@ -29,8 +29,9 @@ from launched import mpiexec
 
 from apts_mpi import provenance
 from apts_mpi.bench.measure import compared
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
 from apts_mpi.parallel import launch
+from apts_mpi.presets import preset
 from apts_mpi.rundir import CHECKPOINTS
 
 ROOT = Path(__file__).resolve().parents[1]

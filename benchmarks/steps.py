@@ -24,10 +24,11 @@ import torch
 
 from apts_mpi.bench import step
 from apts_mpi.bench.measure import clock
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status
 from apts_mpi.parallel import launch
 from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.presets import preset
 
 WARM_UP = 2  # rounds
 CHUNKS = 30  # of "sweep-chunks": --samples are those of a chunk, as SGD has them in a step

@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
 from apts_mpi.network import Network
+from apts_mpi.presets import preset
 from apts_mpi.study.cost import checked, price
 from apts_mpi.study.machine import Machine
 from apts_mpi.study.shares import shares

@@ -10,8 +10,8 @@ import torch
 
 from apts_mpi.__main__ import main
 from apts_mpi.bench import compute
-from apts_mpi.config import preset
 from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.presets import preset
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import resolve_loss
 from apts_mpi.problem.models import build_model

@@ -34,9 +34,10 @@ from common import Campaign, arguments, make_data
 from hurt import maker
 
 from apts_mpi import rundir
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
 from apts_mpi.contracts import Status
 from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.presets import preset
 from apts_mpi.storage import checkpoint
 from apts_mpi.storage import lines as lines_module
 from apts_mpi.train import run_training

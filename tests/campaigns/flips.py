@@ -20,10 +20,11 @@ from unittest.mock import patch
 import torch
 from common import Campaign, arguments, make_data, on_ranks
 
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
 from apts_mpi.contracts import Status
 from apts_mpi.parallel import launch
 from apts_mpi.parallel.handshake import HandshakeError
+from apts_mpi.presets import preset
 
 EVERY, PERIOD = 4, 12  # K; a bit is turned in the first K iterations of each period, the rest is there to recover
 FLIPS = 8  # in a run

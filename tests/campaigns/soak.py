@@ -29,10 +29,11 @@ from typing import Any
 
 from common import Campaign, arguments, make_data, on_ranks
 
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
 from apts_mpi.contracts import Status
 from apts_mpi.parallel import launch
 from apts_mpi.parallel.handshake import HandshakeError
+from apts_mpi.presets import preset
 from apts_mpi.rundir import CHECKPOINTS, COMPLETION
 
 RANKS, GAP, KEEP = 2, 200, 2

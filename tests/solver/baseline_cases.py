@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from apts_cases import CPU, data, network
 
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.partition import block
+from apts_mpi.presets import preset
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import resolve_loss
 from apts_mpi.problem.objective import DataObjective, Evaluator, needed_ranges, plan

@@ -12,9 +12,10 @@ from baseline_cases import Rule, mean, rows_of, settings, stepper
 from dense_apts import DenseAPTS, Network
 
 from apts_mpi.baseline import METHODS, BaselineConfig
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
 from apts_mpi.contracts import Status
 from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.presets import preset
 from apts_mpi.solver.apts import APTS
 from apts_mpi.solver.build import check_method, outer_per_epoch
 from apts_mpi.solver.global_only import GlobalTrustRegion

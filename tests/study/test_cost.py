@@ -17,10 +17,11 @@ sys.path += [str(Path(__file__).parents[1] / name) for name in ("solver", "train
 import baseline_cases
 from apts_cases import network
 
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
 from apts_mpi.contracts import CHECKS, LANE, SCALARS, TAIL, Flag
 from apts_mpi.network import Network
 from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.presets import preset
 from apts_mpi.problem.objective import batch_size
 from apts_mpi.problem.objective import plan as plan_order
 from apts_mpi.solver.lsr1 import LSR1

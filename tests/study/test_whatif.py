@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from machine_cases import N, machine
 
-from apts_mpi.config import preset
 from apts_mpi.network import Network
+from apts_mpi.presets import preset
 from apts_mpi.study import whatif_report as report
 from apts_mpi.study.roofline import roofline
 from apts_mpi.study.whatif import (

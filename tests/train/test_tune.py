@@ -11,8 +11,8 @@ from train_cases import QUIET, settings, shards
 
 from apts_mpi import cli
 from apts_mpi.__main__ import main
-from apts_mpi.config import preset
 from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.presets import preset
 from apts_mpi.rundir import read_run
 from apts_mpi.tune import TUNE, Rate, Trial, best_of, check, folder_of, plan, summary, table, tune
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
+from apts_mpi.presets import preset
 from apts_mpi.storage.convert import convert
 
 INPUTS, CLASSES = 6, 3

@@ -11,7 +11,8 @@ import pytest
 
 from apts_mpi import cli, jobs
 from apts_mpi.__main__ import main
-from apts_mpi.config import Config, preset
+from apts_mpi.config import Config
+from apts_mpi.presets import preset
 from apts_mpi.systems import SYSTEMS, System, find
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apts_mpi import settings
-from apts_mpi.config import PRESETS, Config, ModelConfig, RunConfig, StopConfig, preset
+from apts_mpi.config import Config, ModelConfig, RunConfig, StopConfig
+from apts_mpi.presets import PRESETS, preset
 from apts_mpi.settings import SettingsError, from_environment, from_file, from_options, resolve
 
 

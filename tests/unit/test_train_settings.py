@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apts_mpi.config import preset
+from apts_mpi.presets import preset
 from apts_mpi.settings import SettingsError
 from apts_mpi.train_settings import read_settings, typed_code
 
