@@ -18,7 +18,17 @@ from apts_mpi.rundir import Completion
 from apts_mpi.timing import Timers
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from apts_mpi.storage.records import RunDirectory
+
+
+def loss_at(problem: Problem, comm: Communicator, theta: Tensor, k: int, per_epoch: int) -> float:
+    """f(theta; D_k) of outer iteration ``k``, ``per_epoch`` of them in an epoch; theta is any, equal on all ranks. Every rank calls."""
+    objective = problem.objective
+    objective.select(k // per_epoch, k % per_epoch * objective.batches // per_epoch)
+    shares = comm.gather([subdomain.owned(theta, None) for subdomain in objective.subdomains])
+    return math.fsum(share for row in shares for share in row)
 
 
 def laps_of_all(comm: Communicator, timers: Timers, rows: list[list[float]]) -> dict[str, NDArray[np.float32]]:

@@ -122,9 +122,11 @@ class SolverConfig:
     combine: Literal["mean", "sum"] = _key("mean", "s~ = sum (p_i/p) s_i, or sum s_i as in the paper")
     radius: Literal["own", "shared"] = _key("own", "do ball and global step keep a radius each, or share one")
     consistent: bool = _key(True, "first-order consistency r_i of eq. (4); off only for study")
+    average: int = _key(0, "p: the result is the mean of the iterates theta_j, weighted by about j^p; 0: the last iterate; any method")
 
     def __post_init__(self) -> None:
         _inside("solver.subdomains", self.subdomains, 0, math.inf)
+        _inside("solver.average", self.average, 0, 1000)
 
 
 @dataclass(frozen=True)

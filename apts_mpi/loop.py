@@ -20,6 +20,7 @@ from apts_mpi.parallel import launch
 from apts_mpi.problem.scoring import score
 from apts_mpi.resumption import Found, facts_of, hand_over
 from apts_mpi.rundir import CHECKPOINTS
+from apts_mpi.solver.average import result_of
 from apts_mpi.solver.build import Resumable, Stepper, outer_per_epoch
 from apts_mpi.timing import Timers
 
@@ -168,7 +169,7 @@ class Loop:
         """Accuracy on the test set in per cent; nan if the targets are no labels. Every rank calls."""
         assert self._problem.test is not None
         with self._timers(timing.TEST):
-            rows = self._comm.gather(score(self._problem.flat, self._problem.loss, self._problem.test, self._problem.theta))
+            rows = self._comm.gather(score(self._problem.flat, self._problem.loss, self._problem.test, result_of(self._solver)))
         return 100 * sum(row[1] for row in rows) / sum(row[2] for row in rows)
 
     def _verify(self, done: int, saving: bool) -> bool:
@@ -214,11 +215,13 @@ class Loop:
     def _finish(self, status: Status) -> Result:
         """The phase table, the run directory's last files, the result; every rank calls."""
         self._checkpoints.finish()  # before the folder is given back
-        now, theta, comm = self._counted(), self._problem.theta, self._comm
+        now, theta, comm = self._counted(), result_of(self._solver), self._comm
         # No success is recorded for ranks that have drifted apart.
         comm.agree("the final theta", sha256(theta.cpu().numpy().tobytes()).hexdigest())
         rows = comm.gather(self._timers.row())
         passes, loss = now.samples / self._problem.samples, known_loss(now.steps[-1])
+        if theta is not self._solver.theta:  # the records' losses are those of the iterates
+            loss = closing.loss_at(self._problem, comm, theta, len(now.steps) - 1, self._batches)
         unsaved = self._unsaved if self._keeps else UNWANTED
         result = Result(status, theta, now.steps, now.accuracy, loss, passes, now.reductions, now.seconds, self._place, unsaved)
         self._problem.flat.restore(theta)  # first: a full disk must not cost the caller the module

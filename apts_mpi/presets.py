@@ -16,9 +16,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "trust_region": {"radius_init": 0.01, "radius_min": 0.001, "radius_max": 4.0, "eta1": 0.25},
     },
     "sweep": {
-        "local": {"solver": "sweep"},
+        "solver": {"average": 8},
+        "local": {"solver": "sweep", "chunks_min": 20},
         "global_step": {"solver": "none"},
-        "trust_region": {"radius_init": 1.0, "radius_max": 8.0, "eta0": 0.1, "eta1": 0.5},
+        "trust_region": {"radius_init": 1.0, "radius_max": 1e6, "eta0": 0.1, "eta1": 0.25},
     },
 }
 

@@ -18,8 +18,6 @@ from apts_mpi.solver.shared_loss import Point, SharedLoss
 from apts_mpi.solver.trust_region import Verdict, judge, next_radius
 from apts_mpi.solver.vectors import dot, norm, number
 
-REACHED = 0.8  # share of its radius that the local steps must use for the ball to grow
-
 
 class APTS:
     """Minimise f(theta; D) with local steps of all subdomains and a global step.
@@ -137,7 +135,7 @@ class APTS:
             torch.add(self.theta, self._step, out=self._trial)
             verdict = self._judge_trial(predicted, gradient=self._model is not None or self._objective.batches == 1)
         shared = self._config.solver.radius == "shared"
-        self.radius = self._next_radius(self.radius, verdict, shared or local.length >= REACHED * self.radius)
+        self.radius = self._next_radius(self.radius, verdict, shared or local.length >= self._local.reached * self.radius)
         if shared:
             self.global_radius = self.radius
         return verdict, norm(self._step)

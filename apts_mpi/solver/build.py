@@ -47,12 +47,14 @@ def build_stepper(
 ) -> Stepper:  # fmt: skip
     """The method that ``method`` names; every rank calls. ``check_method`` comes first."""
     from apts_mpi.solver.apts import APTS  # these need what stands below
+    from apts_mpi.solver.average import Averaged
     from apts_mpi.solver.baselines import AllReduce
     from apts_mpi.solver.global_only import GlobalTrustRegion
     from apts_mpi.solver.local_sgd import LocalSGD
 
-    kinds: dict[str, Callable[..., Stepper]] = {"apts": APTS, "local-sgd": LocalSGD, "trust-region": GlobalTrustRegion}
-    return kinds.get(config.method, AllReduce)(theta, objective, comm, timers, config, subdomains, wishes)
+    kinds: dict[str, Callable[..., Resumable]] = {"apts": APTS, "local-sgd": LocalSGD, "trust-region": GlobalTrustRegion}
+    method = kinds.get(config.method, AllReduce)(theta, objective, comm, timers, config, subdomains, wishes)
+    return Averaged(method, config.solver.average) if config.solver.average else method
 
 
 def check_method(config: Config, batches: int, where: device) -> None:

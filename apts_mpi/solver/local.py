@@ -40,7 +40,7 @@ class LocalResult:
     """What happened in one subdomain."""
 
     decrease: float  # f_i(theta_k) - f_i(theta_k + s_i), the subdomain's term in (6)
-    length: float  # of s_i as far as the ball could bound it, <= ball
+    length: float  # ||s_i|| <= ball
     iters: int
     accepted: int
     converged: int = 0  # 1: no step, because the model predicts a decrease below the rounding of f_i
@@ -50,6 +50,7 @@ class LocalSolver(Protocol):
     """Moves one subdomain, without communication."""
 
     predicts: bool  # does ``decrease`` serve as the subdomain's term in the denominator of (6)?
+    reached: float  # share of the ball that the mean local step must span for the ball to grow
 
     @property
     def chunk_count(self) -> Callable[[Subdomain], int] | None:
@@ -104,6 +105,7 @@ class LocalTrustRegion:
     """
 
     predicts = True
+    reached = 0.8
     chunk_count: Callable[[Subdomain], int] | None = None
 
     def __init__(

@@ -10,6 +10,7 @@ from torch import Tensor
 from apts_mpi.config import LocalConfig
 from apts_mpi.contracts import Subdomain
 from apts_mpi.solver.local import LocalResult, LocalStart
+from apts_mpi.solver.vectors import norm
 
 
 class Sweep:
@@ -22,6 +23,7 @@ class Sweep:
     """
 
     predicts = False
+    reached = 0.55  # a path as long as the ball's radius that ends nearer has turned: longer steps would turn more
 
     def __init__(self, config: LocalConfig, like: Tensor) -> None:
         self._config = config
@@ -48,7 +50,7 @@ class Sweep:
             length = torch.dot(momentum, momentum).sqrt_().clamp_(min=torch.finfo(momentum.dtype).tiny)
             torch.addcmul(point, momentum, length.reciprocal_(), value=-start.ball / steps, out=point)
         torch.sub(point, start.theta, out=out)
-        return LocalResult(decrease=0.0, length=start.ball, iters=steps, accepted=steps)
+        return LocalResult(decrease=0.0, length=min(norm(out), start.ball), iters=steps, accepted=steps)
 
     def state(self, index: int) -> dict[str, Tensor]:
         """Nothing: the momentum starts anew in every solve."""

@@ -76,13 +76,13 @@ class DenseAPTS:
             smallest = rule.radius_min if mean else rule.radius_min / count
             s, decrease = self._local(i, owned, borrowed, grad, ball, min(smallest, ball))
             step, predicted = step + weight * s, predicted + weight * decrease
-            length += weight * (ball if self.c.local.solver == "sweep" else np.linalg.norm(s))
+            length += weight * np.linalg.norm(s)
         assert np.linalg.norm(step) <= self.radius * (1 + 1e-6)
         if self.c.local.solver == "sweep":
             predicted = -0.5 * grad @ step
-        shared = self.c.solver.radius == "shared"
+        shared, reached = self.c.solver.radius == "shared", 0.55 if self.c.local.solver == "sweep" else 0.8
         accepted, rho = self._judge(loss - self.f(self.theta + step, cut)[0], predicted) if length else (False, np.nan)
-        self.radius = self._next(self.radius, accepted, rho, shared or length >= 0.8 * self.radius)
+        self.radius = self._next(self.radius, accepted, rho, shared or length >= reached * self.radius)
         self.rhos.append(rho)
         if accepted:
             self.theta = self.theta + step

@@ -104,7 +104,7 @@ def test_evaluations_and_reductions_minibatch() -> None:
     fast, _ = solver(config, 3, overlap=0.0, batch=30)
     info = [fast.step(0, k) for k in range(2)][-1]
     assert (info.reductions, info.gradient_samples) == (4, (nu + 3) * 30)
-    sweep, _ = solver(settings("sweep"), 3, overlap=0.0, batch=30)
+    sweep, _ = solver(settings("sweep", local={"chunks_min": 8}), 3, overlap=0.0, batch=30)
     info = [sweep.step(0, k) for k in range(2)][-1]
     chunks = 3 * 8  # of 1 or 2 samples; the first of each subdomain is not evaluated again at theta_k
     assert info.local_iters == 2 * chunks
