@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 
 def loss_at(problem: Problem, comm: Communicator, theta: Tensor, k: int, per_epoch: int) -> float:
-    """f(theta; D_k) of outer iteration ``k``, ``per_epoch`` of them in an epoch; theta is any, equal on all ranks. Every rank calls."""
+    """f(theta; D) on the data of outer iteration ``k``, the last, ``per_epoch`` of them in an epoch; any theta. Every rank calls."""
     objective = problem.objective
-    objective.select(k // per_epoch, k % per_epoch * objective.batches // per_epoch)
+    if not objective.selected:  # a finished run that was taken up again and had nothing left to do
+        objective.select(k // per_epoch, k % per_epoch * objective.batches // per_epoch)
     shares = comm.gather([subdomain.owned(theta, None) for subdomain in objective.subdomains])
     return math.fsum(share for row in shares for share in row)
 

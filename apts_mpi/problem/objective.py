@@ -203,6 +203,11 @@ class DataObjective:
             subdomain.select(epoch, batch, self._total(batch))
 
     @property
+    def selected(self) -> bool:
+        """Whether there is current data."""
+        return self._selected is not None
+
+    @property
     def batch_samples(self) -> int:
         """|D| of the first minibatch, over all subdomains and with its overlap into the next."""
         return self._total(0)

@@ -35,10 +35,10 @@ class Averaged:
         return State({**inner.shared, "mean": self.mean, "mean_count": number(self._count)}, inner.own)
 
     def restore_(self, state: State) -> None:
-        """As the method's; KeyError without a mean."""
+        """As the method's; the mean begins anew where the state has none, as that of a run which went on without."""
         self._inner.restore_(state)
-        self.mean.copy_(state.shared["mean"])
-        self._count = int(state.shared["mean_count"])
+        self.mean.copy_(state.shared.get("mean", self.theta))
+        self._count = int(state.shared.get("mean_count", 0))
 
     def recall_(self) -> None:
         """As the method's; every rank calls."""

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from common import LIMIT, MPIEXEC, START, Campaign, Job, arguments, make_data
 
+from apts_mpi.parallel.launch import PATIENCE
 from apts_mpi.rundir import COMPLETION, RECORDS, is_run
 from apts_mpi.study.show import show_run
 
 RANKS, ITERATIONS = 3, 25
-PATIENCE = 120.0  # s, launch.start's
 OPTIONS = (
     f"train --data.path set --data.batch 160 --stop.epochs 0 --stop.iterations {ITERATIONS} --checkpoint.every 2 --run.device cpu "
     "--run.threads 1 --run.monitor plain --model.widths 9"

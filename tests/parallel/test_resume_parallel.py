@@ -23,6 +23,7 @@ from apts_mpi.parallel.handshake import HandshakeError
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.rundir import read_run
 from apts_mpi.solver.apts import APTS
+from apts_mpi.solver.average import Averaged
 
 pytestmark = pytest.mark.mpi
 
@@ -130,13 +131,27 @@ class Flipped(APTS):
         return super().step(epoch, batch)
 
 
+class FlippedMean(Averaged):
+    """The same with a bit of the mean of the iterates, which the method itself never sees."""
+
+    def step(self, epoch: int = 0, batch: int = 0) -> Any:
+        if self._count == Flipped.at and RANK == SIZE - 1:
+            self.mean.numpy().view("u1")[4 * 3 + 2] ^= 1 << 5
+        return super().step(epoch, batch)
+
+
 @pytest.mark.fault(57)
 @pytest.mark.skipif(SIZE < 2, reason="one rank agrees with itself")
 @pytest.mark.parametrize("heal", [False, True])
-def test_a_flipped_bit_is_found_within_the_interval(tmp_path: Path, heal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apts_mpi.solver.apts.APTS", Flipped)
+@pytest.mark.parametrize("mean", [False, True])
+def test_a_flipped_bit_is_found_within_the_interval(tmp_path: Path, mean: bool, heal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if mean:
+        monkeypatch.setattr("apts_mpi.solver.average.Averaged", FlippedMean)
+    else:
+        monkeypatch.setattr("apts_mpi.solver.apts.APTS", Flipped)
     folder, words, result = shared_folder(tmp_path), "", None
     keys: dict[str, Any] = {"safety": {"verify": 4, "on_difference": "heal" if heal else "halt"}, "checkpoint": {"every": "off"}}
+    keys["solver"] = {"subdomains": SUBDOMAINS, "average": 2 * mean}
     try:
         result = run(COMM, folder, 12, **keys)
     except HandshakeError as error:
