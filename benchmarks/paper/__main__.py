@@ -66,7 +66,7 @@ def main() -> int:
         asked.runs, {name: getattr(asked, name) for name in experiments.DATA}, asked.seeds, asked.ranks, asked.jobs, asked.again,
         tuple(asked.more.split()), time.monotonic() + 60 * asked.limit_time, say,
     )  # fmt: skip
-    known = report.Context(Store(asked.runs, options.more, say), asked.seeds, asked.epochs, asked.published, asked.results)
+    known = report.Context(Store(asked.runs, options.more, say, asked.seeds), asked.seeds, asked.epochs, asked.published, asked.results)
     failed = 0
     if asked.what != "report":
         runner = Runner(options)

@@ -62,9 +62,17 @@ class Case:
     every: int = 1  # outer iterations between evaluations of the test set
 
     @property
+    def scheduled(self) -> bool:
+        """Whether the rate depends on where the run ends, so that another end is another run."""
+        return "--baseline.schedule cosine" in self.options
+
+    @property
     def words(self) -> list[str]:
-        """Options of train that make the case, but for data.path, run.* and stop.*."""
+        """Options of train that make the case, but for data.path, run.* and, without a schedule, stop.*."""
         known = f"{self.problem.options} {self.options} --run.evaluate_iterations {self.every}"
+        if self.scheduled:
+            epochs, iterations = self.until.next_stop(None)
+            known += f" --stop.epochs {epochs} --stop.iterations {iterations}"
         return shlex.split(f"{known} --solver.subdomains {self.subdomains}" if self.subdomains else known)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -122,9 +125,24 @@ def _samples(columns: dict[str, Numbers]) -> float:
 def read_curve(folder: Path) -> Curve | None:
     """The curve of the run in ``folder``; None if there is none, or nothing on record."""
     try:
-        return of_run(read_run(folder))
+        curve = of_run(read_run(folder))
     except (FileNotFoundError, ValueError):
         return None
+    return replace(curve, facts={**curve.facts, "jobs": _read(jobs_file(folder)).get("jobs") or None})
+
+
+def jobs_file(folder: Path) -> Path:
+    """Beside a run's folder, so that no start moves it: how many runs were made side by side."""
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing if it is not there."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def folder_of(runs: Path, case: Case, seed: int) -> Path:
@@ -138,29 +156,49 @@ def seeds_of(case: Case, count: int) -> list[int]:
 
 
 class Store:
-    """All runs below a folder, each read once. ``more``: options of train that all of them have."""
+    """All runs below a folder, each read once. ``more``: options of train that all of them have; ``seeds``: how many of them count."""
 
-    def __init__(self, runs: Path, more: Sequence[str] = (), say: Callable[[str], None] = print) -> None:
-        self.runs, self._more, self._say, self._known = runs, tuple(more), say, dict[str, list[Curve]]()
+    def __init__(
+        self, runs: Path, more: Sequence[str] = (), say: Callable[[str], None] = print, seeds: int = sys.maxsize,
+    ) -> None:  # fmt: skip
+        self.runs, self.seeds, self._more, self._say = runs, seeds, tuple(more), say
+        self._known, self._data = dict[str, list[Curve]](), dict[str, str]()
 
     def curves(self, case: Case) -> list[Curve]:
-        """The runs of a case that are there, by their seeds; those with other settings are left out, in words."""
+        """The runs of a case with a seed that was asked for, in their order; those of other settings or data are left out, in words."""
         if case.name not in self._known:
             folders = [path for path in (self.runs / case.name).glob("seed-*") if path.is_dir()]
             found = [curve for folder in folders if (curve := self._curve(case, folder)) is not None]
             self._known[case.name] = sorted(found, key=lambda curve: curve.seed)
-        return self._known[case.name]
+        count = self.wanted(case)
+        return [curve for curve in self._known[case.name] if curve.seed % SEEDS == 0 and curve.seed < SEEDS * count]
+
+    def wanted(self, case: Case) -> int:
+        """How many runs of a case there should be."""
+        return min(self.seeds, case.seeds or self.seeds)
 
     def _curve(self, case: Case, folder: Path) -> Curve | None:
         curve = read_curve(folder)
-        odd = differences(folder, [*case.words, *self._more, "--run.seed", str(curve.seed)]) if curve else []
+        if curve is None:
+            return None
+        odd = differences(folder, [*case.words, *self._more, "--run.seed", str(curve.seed)])
+        if str(curve.facts["data_fingerprint"]) != self._fingerprint(case.problem.name):
+            odd.insert(0, "other data than most runs of its problem")
         if odd:
             self._say(f"left out: {folder.relative_to(self.runs)} was made with {'; '.join(odd[:3])}{' ...' if len(odd) > 3 else ''}")
         return None if odd else curve
 
+    def _fingerprint(self, problem: str) -> str:
+        """Of the data that most runs of a problem have, the first in the alphabet of several."""
+        if problem not in self._data:
+            found = Counter(str(_read(path).get("data_fingerprint")) for path in (self.runs / problem).glob("*/seed-*/provenance.json"))
+            self._data[problem] = min(found, key=lambda data: (-found[data], data))
+        return self._data[problem]
+
     def forget(self) -> None:
         """Read again what is asked for next."""
         self._known.clear()
+        self._data.clear()
 
 
 def facts_of(curves: Iterable[Curve]) -> list[dict[str, Any]]:

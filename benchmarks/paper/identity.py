@@ -7,30 +7,35 @@ from pathlib import Path
 
 from apts_mpi import settings
 from apts_mpi.config import Config
+from apts_mpi.resumption import binds
 from apts_mpi.rundir import CONFIG
 
 FREE = ("stop.", "checkpoint.", "safety.", "comm.", "run.", "data.path")  # do not make another run
 BOUND = ("run.seed", "run.deterministic", "run.evaluate_iterations")  # but for these
+ENDS = ("stop.epochs", "stop.iterations")  # and for these under a schedule that ends with the run
 
 
-def identity(values: Mapping[str, object]) -> dict[str, object]:
+def identity(values: Mapping[str, object], config: Config) -> dict[str, object]:
     """The settings that make a run what it is."""
-    return {name: value for name, value in values.items() if name in BOUND or not name.startswith(FREE)}
+    bound = (*BOUND, *(name for name in ENDS if binds(name, config)))
+    return {name: value for name, value in values.items() if name in bound or not name.startswith(FREE)}
 
 
 def asked(words: Sequence[str]) -> dict[str, object]:
     """The identity of a run with these options of train."""
     pairs = [(words[index].removeprefix("--"), words[index + 1]) for index in range(0, len(words), 2)]
-    return identity(settings.values(settings.resolve(settings.from_options([*pairs, ("stop.epochs", "1")])).config))
+    config = settings.resolve(settings.from_options([("stop.epochs", "1"), *pairs])).config
+    return identity(settings.values(config), config)
 
 
 def found(folder: Path) -> dict[str, object]:
     """The identity of the run in ``folder``, a key that is younger than the run at its default; empty if it cannot be told."""
     try:
-        there = {name: value for name, (value, _) in settings.from_file(folder / CONFIG).items()}
+        layer = settings.from_file(folder / CONFIG)
+        config = settings.resolve(layer).config
     except settings.SettingsError:
         return {}
-    return identity({**settings.values(Config()), **there})
+    return identity({**settings.values(Config()), **{name: value for name, (value, _) in layer.items()}}, config)
 
 
 def differences(folder: Path, words: Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FIRST = 24  # outer iterations of a run's first start, where only its cost is limited
+FIRST = 2  # outer iterations of a run's first start, where only its cost is limited
+GROWTH, SHARE = 4, 0.8  # a run is at most so many times as long after its next start, and takes such a share of what is left
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Limits:
     def next_stop(self, used: Used | None) -> tuple[int, int]:
         """stop.epochs and stop.iterations of the next start; 0: not set. ``used``: what is on record, if anything.
 
-        Iterations and epochs are asked for as they are. Costs of iterations are not known before, so the run is
-        prolonged until it has gone one iteration too far.
+        Iterations and epochs are asked for as they are. Costs of iterations are not known before, so the run is prolonged in steps that
+        would keep the budget at the price of the dearest iteration so far, the last of them one by one: it ends one iteration beyond its
+        budget at most, so that what is known of its end alone is that of the budget.
         """
         epochs = int(self.epochs) if math.isfinite(self.epochs) else 0
         priced = {name: getattr(self, name) for name in ("passes", "reductions") if math.isfinite(getattr(self, name))}
@@ -63,11 +65,10 @@ class Limits:
         if used is None or not len(used.epochs):
             return epochs, int(min(self.iterations, FIRST))
         done = len(used.epochs)
-        rates = {name: getattr(used, name)[-1] / done for name in priced}
-        last = min([self.iterations, *(priced[name] / rate for name, rate in rates.items() if rate > 0)])
-        if not math.isfinite(last):  # an iteration costs nothing that is limited
-            return epochs, 2 * done
-        return epochs, int(min(self.iterations, max(done + 1, math.floor(last) + 1)))
+        dearest = {name: float(np.diff(getattr(used, name), prepend=0.0).max()) for name in priced}
+        left = [(priced[name] - getattr(used, name)[-1]) / price for name, price in dearest.items() if price > 0]
+        more = min([(GROWTH - 1) * done, *(math.floor(SHARE * count) for count in left)])
+        return epochs, int(min(self.iterations, done + max(1, more)))
 
 
 def first_at(accuracy: NDArray[np.float64], target: float) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,13 +19,15 @@ from launched import mpiexec
 import apts_mpi
 from apts_mpi.provenance import source_sha256
 from apts_mpi.rundir import last_checkpoint
+from apts_mpi.storage.shards import open_dataset
 from paper.cases import Case
-from paper.curves import Curve, folder_of, read_curve, seeds_of
+from paper.curves import Curve, folder_of, jobs_file, read_curve, seeds_of
 from paper.identity import differences
 from paper.limits import Limits
 
+WELL, LATER = (0, 3), 75  # exit codes of train: it ended, if with numbers that are none; it goes on when it is asked to
 SHORT = 20.0  # seconds in which no run is worth beginning
-STARTS = 12  # of one run, to find where its budget ends
+STARTS = 24  # of one run, to find where its budget ends
 Say = Callable[[str], None]
 
 
@@ -84,15 +87,24 @@ class Finding:
     """What is there of a run."""
 
     curve: Curve | None
-    mine: bool  # it has these settings
+    mine: bool  # it has these settings and data
     fresh: bool  # it was made by this source
     kept: bool  # a checkpoint is there to go on from
 
 
 def look(run: Wanted, options: Options, source: str) -> Finding:
     """Read the folder of a run."""
-    curve, mine = read_curve(run.folder), not differences(run.folder, words_of(run, options))
+    curve, data = read_curve(run.folder), fingerprint(options.data[run.case.problem.data])
+    mine = not differences(run.folder, words_of(run, options)) and not (curve and data and curve.facts["data_fingerprint"] != data)
     return Finding(curve, mine, bool(curve and curve.facts["source_sha256"] == source), last_checkpoint(run.folder) is not None)
+
+
+def fingerprint(data: str) -> str:
+    """Of the data set in this folder; empty without one, which train will say."""
+    try:
+        return open_dataset(data).fingerprint
+    except (OSError, ValueError):
+        return ""
 
 
 class Runner:
@@ -156,8 +168,8 @@ class Runner:
             going = found.curve if found.curve and found.mine and found.fresh else None
             code = self._start(run, going, going is not None and found.kept)
             curve = read_curve(run.folder)
-            if curve is None or curve.status == "" or code == 75:
-                return ("stopped, to go on later" if code == 75 else f"FAILED with {code}: {self._last_words(run)}"), False
+            if curve is None or curve.status == "" or code not in WELL:  # a completion may be that of the start before
+                return ("stopped, to go on later" if code == LATER else f"FAILED with {code}: {self._last_words(run)}"), False
             if run.enough(curve):
                 ended = f"  {curve.status}" if curve.whole else ""
                 return f"{text(curve.at(len(curve.accuracy)))}  {time.monotonic() - began:6.1f} s{ended}", True
@@ -168,13 +180,15 @@ class Runner:
         until = next((limits for limits in run.untils if going is None or not going.enough(limits)), run.untils[0])
         epochs, iterations = until.next_stop(going.used if going else None)
         words = [*words_of(run, self._options), "--run.resume", "auto" if kept else "never"]
-        words += ["--stop.epochs", str(epochs), "--stop.iterations", str(iterations)]
+        if not run.case.scheduled:
+            words += ["--stop.epochs", str(epochs), "--stop.iterations", str(iterations)]
         left = self._options.deadline - time.monotonic()
         if left < float("inf"):
             words += ["--stop.wall_time", f"{(going.wall if going else 0.0) + left:.0f}"]
         launcher = [mpiexec(), "-n", str(self._options.ranks)] if self._options.ranks > 1 else []
         around = {name: value for name, value in os.environ.items() if not name.startswith("APTS_")} | {"OMP_NUM_THREADS": "1"}
         run.folder.parent.mkdir(parents=True, exist_ok=True)
+        note(run.folder, self._options.jobs, afresh=not kept)
         with run.folder.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
                 [*launcher, sys.executable, "-m", "apts_mpi", "train", *words], stdout=log, stderr=subprocess.STDOUT,
@@ -193,6 +207,13 @@ class Runner:
     def _last_words(run: Wanted) -> str:
         lines = run.folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else "without a word"
+
+
+def note(folder: Path, jobs: int, *, afresh: bool) -> None:
+    """How many runs were made side by side, for the seconds of this one: the most of all its starts, 0 if one of them did not say."""
+    path = jobs_file(folder)
+    before = jobs if afresh else int(json.loads(path.read_text(encoding="utf-8"))["jobs"]) if path.exists() else 0
+    path.write_text(json.dumps({"jobs": max(jobs, before) if before else 0}) + "\n", encoding="utf-8")
 
 
 def text(figures: dict[str, float]) -> str:

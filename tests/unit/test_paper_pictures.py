@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,16 @@ ROWS = ("0,0.5,2.0,1,1.0,0.9,1.5,300,50,2,running,1.0,3.0,nan,0.25", "1,1.0,1.4,
 LIMITS = Limits(iterations=2)
 
 
-def run_directory(runs: Path, case: Case, *, rows: tuple[str, ...] = ROWS, options: tuple[tuple[str, str], ...] = ()) -> Path:
-    folder = folder_of(runs, case, 1000)
+def run_directory(
+    runs: Path, case: Case, *, rows: tuple[str, ...] = ROWS, options: tuple[tuple[str, str], ...] = (), seed: int = 1000, data: str = "d",
+) -> Path:  # fmt: skip
+    folder = folder_of(runs, case, seed)
     folder.mkdir(parents=True)
     words = [(case.words[index][2:], case.words[index + 1]) for index in range(0, len(case.words), 2)]
-    given = settings.from_options([*words, ("run.seed", "1000"), *options])
+    given = settings.from_options([*words, ("run.seed", str(seed)), *options])
     (folder / "config.toml").write_text(settings.to_toml(settings.resolve(given).config))
-    facts = {"format": "apts-mpi run", "format_version": 1, "seed": 1000, "n_params": 7, "source_sha256": "s", "folder": "/secret"}
+    facts = {"format": "apts-mpi run", "format_version": 1, "seed": seed, "n_params": 7, "source_sha256": "s", "folder": "/secret"}
+    facts["data_fingerprint"] = data
     (folder / "provenance.json").write_text(json.dumps(facts))
     (folder / "records.csv").write_text("\n".join([COLUMNS, *rows]) + "\n")
     return folder
@@ -58,6 +62,23 @@ def test_runs_that_are_none_or_of_other_settings_are_left_out(tmp_path: Path) ->
     assert Store(tmp_path, say=said.append).curves(case) == [] and "local.passes = 7, not" in said[0]
     (folder / "records.csv").write_text(COLUMNS + "\n")
     assert read_curve(folder) is None and read_curve(tmp_path / "none") is None
+
+
+def test_other_data_and_other_seeds_are_left_out_once_for_all_tables(tmp_path: Path) -> None:
+    case, said = ours("digits", 2, LIMITS), list[str]()
+    for seed, data in ((0, "d"), (1000, "other"), (2000, "d"), (3000, "d"), (7, "d")):
+        run_directory(tmp_path, case, seed=seed, data=data)
+    assert [curve.seed for curve in Store(tmp_path, say=said.append, seeds=3).curves(case)] == [0, 2000]
+    assert len(said) == 1 and "digits/ours-N2/seed-1000 was made with other data" in said[0]
+    assert [curve.seed for curve in Store(tmp_path, say=said.append, seeds=3).curves(replace(case, seeds=1))] == [0]
+
+
+def test_seconds_are_those_of_runs_alone(tmp_path: Path) -> None:
+    case = ours("digits", 2, LIMITS)
+    folder = run_directory(tmp_path, case, seed=0)
+    assert [curve.facts["jobs"] for curve in Store(tmp_path).curves(case)] == [None]
+    folder.with_name("seed-0.json").write_text('{"jobs": 2}')
+    assert [curve.facts["jobs"] for curve in Store(tmp_path).curves(case)] == [2]
 
 
 class Synthetic(Store):

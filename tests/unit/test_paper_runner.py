@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import replace
@@ -14,8 +15,9 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from paper import runner
 from paper.cases import Case, adam, ours
 from paper.curves import Curve
-from paper.limits import Limits, Used
-from paper.runner import Finding, Options, Runner, Wanted
+from paper.limits import FIRST, Limits, Used
+from paper.runner import Finding, Options, Runner, Wanted, note, wanted
+from test_paper_pictures import run_directory
 
 CASE, OTHER = ours("digits", 2, Limits(passes=40, reductions=60)), adam("digits", 500, 0.1, Limits(epochs=2))
 
@@ -31,7 +33,7 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.held, self.started, self.said = dict[Path, Finding](), list[tuple[str, int, int, bool]](), list[str]()
-        self.code, self.broken = 0, ""
+        self.code, self.broken, self.dead = 0, "", False
         self.options = Options(tmp_path, {"digits": "d"}, 1, say=self.said.append)
         monkeypatch.setattr(runner, "look", lambda run, options, source: self.held.get(run.folder, Finding(None, False, False, False)))
         monkeypatch.setattr(runner, "read_curve", lambda folder: self.held[folder].curve if folder in self.held else None)
@@ -43,6 +45,8 @@ class Machine:
         self.started.append((run.name, epochs, iterations, kept))
         if self.broken and self.broken in run.name:
             return 4
+        if self.dead:  # before it had written anything
+            return self.code
         self.held[run.folder] = Finding(curve(iterations or 3 * epochs), True, True, True)
         return self.code
 
@@ -60,9 +64,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 def test_a_run_is_prolonged_until_its_budget_is_spent_and_then_left_alone(machine: Machine) -> None:
     assert machine.make(CASE) == 0
-    assert machine.started == [("digits/ours-N2 seed 0", 0, 24, False), ("digits/ours-N2 seed 0", 0, 31, True)]
-    assert machine.make(CASE) == 0 and len(machine.started) == 2 and machine.said[-1] == "1 of 1 runs are there, 0 to make"
-    assert machine.make(replace(CASE, until=Limits(iterations=50))) == 0 and machine.started[2:] == [("digits/ours-N2 seed 0", 0, 50, True)]
+    assert machine.started == [("digits/ours-N2 seed 0", 0, stop, stop > FIRST) for stop in (FIRST, 8, 25, 29, 30)]
+    assert machine.make(CASE) == 0 and len(machine.started) == 5 and machine.said[-1] == "1 of 1 runs are there, 0 to make"
+    assert machine.make(replace(CASE, until=Limits(iterations=50))) == 0 and machine.started[5:] == [("digits/ours-N2 seed 0", 0, 50, True)]
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(machine: Machine) -> None:
@@ -70,7 +74,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(machine: Machine) -> None
     assert machine.make(CASE, OTHER, jobs=2) == 1
     assert any("FAILED with 4: out of memory" in words for words in machine.said) and len(machine.started) == 2
     machine.broken = ""
-    assert machine.make(CASE, OTHER) == 0 and len(machine.started) == 4
+    assert machine.make(CASE, OTHER) == 0 and len(machine.started) == 7
 
 
 def test_a_run_of_another_source_is_kept_unless_it_shall_be_made_again(machine: Machine) -> None:
@@ -85,17 +89,45 @@ def test_what_is_half_there_is_gone_on_with_only_if_it_is_the_same(machine: Mach
         machine.hold(CASE, Finding(curve(10, status=""), mine, fresh, kept))
         machine.started.clear()
         assert machine.make(CASE) == 0
-        assert machine.started[0][3] is going and machine.started[0][2] == (31 if mine and fresh else 24)
+        assert machine.started[0][3] is going and machine.started[0][2] == (26 if mine and fresh else FIRST)
 
 
 def test_a_run_that_ended_by_itself_is_enough_and_one_that_was_stopped_is_not(machine: Machine) -> None:
     machine.hold(CASE, Finding(curve(3, status="too many non-finite trials in a row"), True, True, True))
     assert machine.make(CASE) == 0 and machine.started == []
     machine.hold(CASE, Finding(curve(3, status="wall-time limit"), True, True, True))
-    assert machine.make(CASE) == 0 and len(machine.started) == 1
+    assert machine.make(CASE) == 0 and machine.started[0][2:] == (12, True)
     machine.held.clear()
     machine.code = 75
     assert machine.make(CASE) == 1 and "stopped, to go on later" in machine.said[-1]
+
+
+def test_a_start_that_fails_is_not_hidden_by_the_completion_of_the_one_before(machine: Machine) -> None:
+    machine.hold(CASE, Finding(curve(8), True, True, True))
+    machine.code, machine.dead = 2, True
+    assert machine.make(CASE) == 1 and len(machine.started) == 1 and "FAILED with 2" in machine.said[-1]
+    machine.code, machine.dead = 3, False  # numbers that are none: the run ended by itself
+    assert machine.make(OTHER) == 0
+
+
+def test_how_many_runs_were_side_by_side_is_noted_beside_the_run(tmp_path: Path) -> None:
+    folder, made = tmp_path / "case" / "seed-0", tmp_path / "case" / "seed-0.json"
+    folder.mkdir(parents=True)
+    for jobs, afresh, noted in ((2, True, 2), (1, False, 2), (4, False, 4), (1, True, 1)):
+        note(folder, jobs, afresh=afresh)
+        assert json.loads(made.read_text()) == {"jobs": noted}
+    made.unlink()
+    note(folder, 1, afresh=False)  # who knows how it was begun
+    assert json.loads(made.read_text()) == {"jobs": 0}
+
+
+def test_a_run_of_other_data_is_none_of_these(tmp_path: Path) -> None:
+    run = wanted([CASE], Options(tmp_path, {"digits": str(tmp_path / "data")}, 1))[0]
+    run_directory(tmp_path, CASE, seed=0)
+    for data, mine in (("d", True), ("", True), ("e", False)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runner, "fingerprint", lambda _, data=data: data)
+            assert runner.look(run, Options(tmp_path, {"digits": ""}, 1), "s").mine is mine
 
 
 def test_when_the_time_is_over_nothing_is_begun(machine: Machine) -> None:

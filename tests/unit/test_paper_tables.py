@@ -6,13 +6,14 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from paper import bars, experiments, identity, rates, targets, tuning, variants
+from paper import bars, beyond, experiments, identity, rates, targets, tuning, variants
 from paper.cases import Case, adam, ours, paper
 from paper.curves import Curve, Store
 from paper.limits import Limits, Used
@@ -162,6 +163,18 @@ def test_other_settings_are_another_run_and_other_places_are_not(tmp_path: Path)
     other = paper("digits", 8, "o1", "mean", Limits(epochs=4))
     assert identity.differences(tmp_path, [*other.words, "--run.seed", "1000"]) == ["solver.combine = 'sum', not 'mean'"]
     assert identity.differences(tmp_path / "none", case.words)
+
+
+def test_under_a_schedule_another_end_is_another_run(tmp_path: Path) -> None:
+    place = beyond.PLACES[0]
+    case = place.tuned("sgd", 0.1)
+    layer = [(case.words[index][2:], case.words[index + 1]) for index in range(0, len(case.words), 2)]
+    (tmp_path / "config.toml").write_text(settings.to_toml(settings.resolve(settings.from_options(layer)).config))
+    assert identity.differences(tmp_path, case.words) == []
+    longer = replace(place, passes=48).tuned("sgd", 0.1)
+    assert identity.differences(tmp_path, longer.words) == ["stop.epochs = 24, not 48"]
+    with pytest.raises(ValueError, match="two cases are called"):
+        wanted([case, longer], Options(tmp_path, {"cifar10": "d"}, 1))
 
 
 def test_a_table_says_what_is_not_known(tmp_path: Path) -> None:
