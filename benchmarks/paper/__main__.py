@@ -6,7 +6,7 @@
 
 Every run is an ordinary ``apts-mpi train`` below --runs, named by its case and seed, so a command that was cut short goes on where it
 stopped, and two experiments share the runs they have in common. After each experiment its tables and figures are written to --results.
-Ends with 1 if a run is missing or failed, or a bar has fallen.
+Ends with 1 if a run is missing or failed, or a bar is not met or has no verdict yet.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from paper.cases import PROBLEMS, Case, preset
+from paper.cases import LAST, MEAN, OURS, PROBLEMS, READ_BOTH, Case, preset
 from paper.curves import Curve, Store, folder_of
 from paper.limits import Limits
-from paper.table import Row, Table, mean, spread
+from paper.table import Row, Table, marked, mean, ranks, spread, timed
 from paper.worth import worth
 
 SUBDOMAINS = 2
@@ -18,8 +18,10 @@ RULE = (
     "Every method has the same number of gradient evaluations, in passes over the training set, fixed before the runs. Adam, and SGD with "
     "momentum 0.9, in small minibatches with a cosine schedule down to zero; their learning rate is the best of a small grid by the figure "
     "that is shown (accuracy, or error of u), found with one seed. Accuracy at the last outer iteration within the budget; test loss and "
-    "error of u with the parameters at the end, an outer iteration later at most. Mean [least, largest] of the seeds. Tuning: gradient "
-    "evaluations of all runs of the search."
+    "error of u with the parameters at the end, an outer iteration later at most, else a dash. Mean [least, largest] of the seeds. "
+    "Tuning: gradient evaluations of all runs of the search. Every method is there twice, at its last iterate and at the mean of its "
+    "iterates, Adam and SGD with a search for each. Losses alone in passes; seconds of runs that had the machine for themselves. "
+    f"{READ_BOTH}"
 )
 
 
@@ -40,17 +42,27 @@ class Place:
         return PROBLEMS[self.problem].data in ("poisson", "fit")
 
     def ours(self) -> list[Case]:
-        cases = [preset(self.problem, name, SUBDOMAINS, Limits(passes=self.passes)) for name in self.presets]
+        """Every preset, and as it is not: the default at the mean of its iterates, ours at the last one."""
+        until, cases = Limits(passes=self.passes), list[Case]()
+        for name in self.presets:
+            other = (LAST, "last") if f"--preset {name}" == OURS else (MEAN, "mean")
+            cases += [preset(self.problem, name, SUBDOMAINS, until), preset(self.problem, name, SUBDOMAINS, until, *other)]
         return [replace(case, seeds=0, every=100 if self.known else 1) for case in cases]
 
-    def tuned(self, method: str, rate: float, seeds: int = 0) -> Case:
-        options = f"--method {method} --baseline.lr {rate:g} --baseline.schedule cosine --data.batch {self.batch} --data.overlap 0"
-        name, until = f"{self.problem}/{method}-cosine-{self.batch}-{rate:g}", Limits(epochs=self.passes)
-        label = f"{'Adam' if method == 'adam' else method.upper()} {self.batch}"
-        return Case(name, PROBLEMS[self.problem], label, options, until, seeds=seeds, every=self.steps * (100 if self.known else 1))
+    @property
+    def families(self) -> list[tuple[str, bool]]:
+        """Methods with a learning rate, at the last iterate and at the mean."""
+        return [(method, at_mean) for method in self.rates for at_mean in (False, True)]
 
-    def search(self, method: str) -> list[Case]:
-        return [self.tuned(method, rate, seeds=1) for rate in self.rates[method]]
+    def tuned(self, method: str, rate: float, at_mean: bool = False, seeds: int = 0) -> Case:
+        options = f"--method {method} --baseline.lr {rate:g} --baseline.schedule cosine --data.batch {self.batch} --data.overlap 0"
+        options += f" {MEAN}" if at_mean else ""
+        name, until = f"{self.problem}/{method}{'-mean' if at_mean else ''}-cosine-{self.batch}-{rate:g}", Limits(epochs=self.passes)
+        label = f"{'Adam' if method == 'adam' else method.upper()} {self.batch}{', mean' if at_mean else ''}"
+        return Case(name, PROBLEMS[self.problem], label, options, until, SUBDOMAINS, seeds, self.steps * (100 if self.known else 1))
+
+    def search(self, method: str, at_mean: bool = False) -> list[Case]:
+        return [self.tuned(method, rate, at_mean, seeds=1) for rate in self.rates[method]]
 
 
 PLACES = (
@@ -63,32 +75,38 @@ PLACES = (
 
 def searches(places: Sequence[Place] = PLACES) -> list[Case]:
     """The first stage: ours with all seeds, every rate with one."""
-    return [case for place in places for case in (*place.ours(), *(one for method in place.rates for one in place.search(method)))]
+    return [case for place in places for case in (*place.ours(), *(one for family in place.families for one in place.search(*family)))]
 
 
 def finals(store: Store, places: Sequence[Place] = PLACES) -> list[Case]:
     """The second stage: the best rates with all seeds."""
-    best = [(place, method, _best(place, method, store)) for place in places for method in place.rates]
-    return [place.tuned(method, found[0]) for place, method, found in best if found]
+    best = [(place, family, _best(place, *family, store)) for place in places for family in place.families]
+    return [place.tuned(method, found[0], at_mean) for place, (method, at_mean), found in best if found]
 
 
-def _figures(place: Place, case: Case, curve: Curve, store: Store) -> dict[str, float]:
+def at_end(case: Case, curve: Curve, store: Store) -> dict[str, float]:
+    """What the parameters at its end are worth, which are those of the budget if it went no more than an iteration beyond; else nothing."""
+    near = len(curve.accuracy) <= case.until.within(curve.used) + 1
+    return worth(folder_of(store.runs, case, curve.seed)) if near else {}
+
+
+def _figures(case: Case, curve: Curve, store: Store) -> dict[str, float]:
     """What a run shows at its budget."""
     cut = curve.cut(case.until)
-    ended = worth(folder_of(store.runs, case, curve.seed)) if cut else {}
+    ended = at_end(case, curve, store) if cut else {}
     return {**cut, **{name: ended.get(name, math.nan) for name in ("test_loss", "error")}} if cut else {}
 
 
-def _best(place: Place, method: str, store: Store) -> tuple[float, float, int] | None:
+def _best(place: Place, method: str, at_mean: bool, store: Store) -> tuple[float, float, int] | None:
     """The best rate, the passes of all runs of the search, and how many there are; None before any."""
     scored, passes = [], 0.0
     for rate in place.rates[method]:
-        case = place.tuned(method, rate, seeds=1)
+        case = place.tuned(method, rate, at_mean, seeds=1)
         curve = next((curve for curve in store.curves(case) if curve.seed == 0 and curve.enough(case.until)), None)
         if curve is None or not len(curve.accuracy):
             continue
         passes += float(curve.used.passes[-1])
-        value = worth(folder_of(store.runs, case, 0)).get("error", math.inf) if place.known else -_accuracy(curve, case)
+        value = at_end(case, curve, store).get("error", math.inf) if place.known else -_accuracy(curve, case)
         scored.append((value if math.isfinite(value) else math.inf, rate))
     return (min(scored)[1], passes, len(scored)) if scored else None
 
@@ -100,25 +118,27 @@ def _accuracy(curve: Curve, case: Case) -> float:
 def row(place: Place, case: Case, store: Store, label: str, tuning: float = 0.0) -> Row:
     """A line of the table."""
     curves = [curve for curve in store.curves(case) if curve.enough(case.until)]
-    found = [figures for figures in (_figures(place, case, curve, store) for curve in curves) if figures]
-    columns = {name: [one[name] for one in found] for name in ("accuracy", "test_loss", "error", "passes", "reductions", "seconds")}
+    found = [figures for figures in (_figures(case, curve, store) for curve in curves) if figures]
+    names = ("accuracy", "test_loss", "error", "passes", "values", "reductions", "seconds")
+    columns = {name: [one[name] for one in found] for name in names}
     whole = {curve.status for curve in curves if curve.whole}
-    return {
+    line: Row = {
         "problem": case.problem.title, "method": label, "options": case.options, "runs": len(found), "ended": ", ".join(sorted(whole)),
-        "n": curves[0].n_params if curves else None, "tuning": tuning,
+        "n": curves[0].n_params if curves else None, "tuning": tuning, "ranks": ranks(curves),
         "shown": spread(columns["accuracy"]) if not place.known else "-", "error_shown": spread(columns["error"], ".2e"),
         "test_loss_shown": spread(columns["test_loss"], ".3g"), **{name: mean(values) for name, values in columns.items()},
     }  # fmt: skip
+    return marked(line | {"seconds": timed(curves, line["seconds"])}, "method", curves)
 
 
 def rows(place: Place, store: Store) -> list[Row]:
     """Ours, then the tuned ones; a rate at the end of its grid is marked, since a better one may lie beyond."""
-    lines = [row(place, case, store, f"`{name}`") for name, case in zip(place.presets, place.ours(), strict=True)]
-    for method, rates in place.rates.items():
-        found = _best(place, method, store)
+    lines = [row(place, case, store, case.method) for case in place.ours()]
+    for method, at_mean in place.families:
+        found, rates = _best(place, method, at_mean, store), place.rates[method]
         if found:
             rate, passes, count = found
-            case, edge = place.tuned(method, rate), ", end of the grid" if rate in (min(rates), max(rates)) else ""
+            case, edge = place.tuned(method, rate, at_mean), ", end of the grid" if rate in (min(rates), max(rates)) else ""
             missing = "" if count == len(rates) else f", {count} of {len(rates)} tried"
             lines.append(row(place, case, store, f"{case.method}, rate {rate:g}{edge}{missing}", passes))
     return [line for line in lines if line["runs"]]
@@ -134,6 +154,7 @@ def tables(store: Store, places: Sequence[Place] = PLACES) -> list[Table]:
 COLUMNS = {
     "problem": ("problem", ""), "n": ("n", ",d"), "method": ("method", ""), "shown": ("test accuracy %", ""),
     "test_loss_shown": ("test loss", ""), "error_shown": ("error of u", ""), "passes": ("gradient evaluations", ".1f"),
+    "values": ("losses alone", ".1f"), "ranks": ("ranks", ""),
     "reductions": ("reductions", ",.0f"), "seconds": ("seconds", ".0f"), "tuning": ("tuning, evaluations", ",.0f"),
     "runs": ("seeds", "d"), "ended": ("ended early", ""),
 }  # fmt: skip

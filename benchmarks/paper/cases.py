@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from paper.limits import Limits
 
 OURS = "--preset sweep"  # the constants that all bars are for
+MEAN, LAST = "--solver.average 8", "--solver.average 0"  # what is read of a run: the mean of its iterates, as ours has it, or the last one
+READ = "Ours and preset `sweep` are read at the mean of their iterates (`solver.average` 8), all else at the last iterate"
+READ_BOTH = f"{READ}, but where a row says otherwise."
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,18 @@ class Case:
         return shlex.split(f"{known} --solver.subdomains {self.subdomains}" if self.subdomains else known)
 
 
+def ours_last(problem: str, subdomains: int, until: Limits) -> Case:
+    """Our constants, read at the last iterate."""
+    return ours(problem, subdomains, until, LAST, "last")
+
+
 def ours(problem: str, subdomains: int, until: Limits, more: str = "", variant: str = "") -> Case:
     """Our constants, or with ``more`` options a ``variant`` of them."""
     name = f"{problem}/ours{'-' if variant else ''}{variant}-N{subdomains}"
     return Case(name, PROBLEMS[problem], f"ours, {variant}" if variant else "ours", f"{OURS} {more}".strip(), until, subdomains)
 
 
+SHARES = 2  # N of methods that know no subdomains: who sums what of a gradient, whatever the ranks are
 ORDERS = {"o1": "first", "o2": "lsr1"}
 
 
@@ -93,19 +102,23 @@ def paper(problem: str, subdomains: int, order: str, combine: str, until: Limits
     return Case(name, PROBLEMS[problem], f"paper {order} {combine}", options, until, subdomains)
 
 
-def adam(problem: str, batch: int, rate: float, until: Limits, *, seeds: int = 0, every: int | None = None) -> Case:
-    """Adam, tested after every 10,000 samples or, with ``every``, so many steps; ``batch`` 0: full."""
+def adam(
+    problem: str, batch: int, rate: float, until: Limits, *, seeds: int = 0, every: int | None = None, mean: bool = False,
+) -> Case:  # fmt: skip
+    """Adam, tested after every 10,000 samples or, with ``every``, so many steps; ``batch`` 0: full; ``mean``: that of the iterates."""
     steps = every or (max(1, 10000 // batch) if batch else 1)
-    name = f"{problem}/adam-{batch or 'full'}-{rate:g}{f'-every-{every}' if every else ''}"
-    options = f"--method adam --baseline.lr {rate:g} --data.batch {batch} --data.overlap 0"
-    return Case(name, PROBLEMS[problem], f"Adam {batch or 'full'}", options, until, seeds=seeds, every=steps)
+    name = f"{problem}/adam{'-mean' if mean else ''}-{batch or 'full'}-{rate:g}{f'-every-{every}' if every else ''}"
+    options = f"--method adam --baseline.lr {rate:g} --data.batch {batch} --data.overlap 0{' ' + MEAN if mean else ''}"
+    label = f"Adam {batch or 'full'}{', mean' if mean else ''}"
+    return Case(name, PROBLEMS[problem], label, options, until, SHARES, seeds=seeds, every=steps)
 
 
 SUM = "--solver.combine sum --solver.radius shared --local.iters 5 --trust_region.eta1 0.25"  # the paper's policy, our other constants
 
 
 def preset(problem: str, name: str, subdomains: int, until: Limits, more: str = "", variant: str = "") -> Case:
-    """A preset, whatever ours is; one seed."""
-    full = f"{problem}/preset-{name}{'-' if variant else ''}{variant}-N{subdomains}"
+    """A preset, whatever ours is; one seed. Where it is ours, the runs are."""
+    stem = "ours" if f"--preset {name}" == OURS else f"preset-{name}"
+    full = f"{problem}/{stem}{'-' if variant else ''}{variant}-N{subdomains}"
     label = f"preset {name}{', ' if variant else ''}{variant}"
     return Case(full, PROBLEMS[problem], label, f"--preset {name} {more}".strip(), until, subdomains, seeds=1)

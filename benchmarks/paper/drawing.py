@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from apts_mpi.study.style import COLOURS, legend_below, new_figure, plain_number
 from paper.cases import Case, Problem
 from paper.curves import Curve, Numbers, Store
 from paper.published import Series
+from paper.table import SEVERAL, mixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,13 +49,18 @@ class Line:
     label: str
     curves: Sequence[Curve]
     style: Style
+    mark: str = ""  # behind the label: what is missing
 
     @classmethod
     def of(cls, label: str, style: Style, case: Case, store: Store) -> Line:
-        """The runs that have come to the end; where none has, those that are there."""
+        """The runs that have come to the end; where none has, those that are there. The mark says so, and what else is odd."""
         there = store.curves(case)
         done = [curve for curve in there if curve.enough(case.until)]
-        return cls(label, [curve.head(case.until) for curve in done or there], style)
+        used, wanted = done or there, store.wanted(case)
+        marks = [f"{len(used)}{f' of {wanted}' if wanted < sys.maxsize else ''} seeds"] if wanted > len(used) or not done else []
+        marks += ["unfinished"] if not done else []
+        marks += [SEVERAL] if mixed(used) else []
+        return cls(label, [curve.head(case.until) for curve in used], style, f" ({', '.join(marks)})" if marks else "")
 
     def band(self, what: str, across: str, log: bool) -> tuple[Numbers, Numbers, Numbers, Numbers] | None:
         """x, least, mean and largest over the seeds, where all of them have been; None without runs."""
@@ -70,14 +77,19 @@ class Line:
         rows = np.array([np.interp(x, *pair) for pair in pairs])
         return x, rows.min(0), rows.mean(0), rows.max(0)
 
+    @property
+    def timed(self) -> bool:
+        """Whether its runs had the machine for themselves."""
+        return all(curve.facts.get("jobs") == 1 for curve in self.curves)
+
     def draw(self, panel: Axes, what: str, across: str, scale: float, log: bool) -> None:
         """Band and mean."""
         found = self.band(what, across, log)
-        if found is not None:
+        if found is not None and (across != "seconds" or self.timed):
             x, low, middle, high = found
             panel.fill_between(scale * x, low, high, color=self.style.colour, alpha=0.18, linewidth=0)
             look = self.style
-            panel.plot(scale * x, middle, label=self.label, color=look.colour, linestyle=look.dashes, linewidth=look.width)
+            panel.plot(scale * x, middle, label=self.label + self.mark, color=look.colour, linestyle=look.dashes, linewidth=look.width)
 
 
 def _published(panel: Axes, series: Series, what: str, colour: str, label: str) -> None:
@@ -113,17 +125,18 @@ def overlay(
 
 
 def work(problem: Problem, rows: Mapping[int, Sequence[Line]], what: str, epochs: int, stem: Path) -> Path:
-    """``what`` against epochs, gradient evaluations, time and bytes; a row for each number of subdomains."""
-    figure = new_figure(12, 1.4 + 2.5 * len(rows))
-    panels = figure.subplots(len(rows), len(ACROSS), sharex="col", sharey=True, squeeze=False)
+    """``what`` against epochs, gradient evaluations, time and bytes; a row for each N. No time without runs alone on their machine."""
+    shown = [one for one in ACROSS if one[0] != "seconds" or any(line.curves and line.timed for lines in rows.values() for line in lines)]
+    figure = new_figure(3 * len(shown), 1.4 + 2.5 * len(rows))
+    panels = figure.subplots(len(rows), len(shown), sharex="col", sharey=True, squeeze=False)
     for row, (N, lines) in enumerate(rows.items()):
-        for column, (across, _, scale) in enumerate(ACROSS):
+        for column, (across, _, scale) in enumerate(shown):
             quiet(panels[row, column])
             for line in lines:
                 line.draw(panels[row, column], what, across, scale, across != "epochs")
         panels[row, 0].set_ylabel(f"N = {N}\n{WORDS[what]}")
     _height(panels[0, 0], what, problem)
-    for column, (across, words, _) in enumerate(ACROSS):
+    for column, (across, words, _) in enumerate(shown):
         panels[-1, column].set_xlabel(words)
         if across == "epochs":
             panels[0, column].set_xlim(0, epochs)

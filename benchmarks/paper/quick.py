@@ -31,7 +31,8 @@ Say = Callable[[str], None]
 
 def cases() -> list[Case]:
     """Some of every experiment."""
-    return [STUCK.case, MEAN, SUM, PLACE.base, *STARTS, *RACE.search(500).cases, *variants.cases(VARIANT, (ONE,))]
+    races = [*RACE.search(500).cases, *RACE.search(500, True).cases]
+    return [STUCK.case, MEAN, SUM, PLACE.base, *STARTS, *races, *variants.cases(VARIANT, (ONE,))]
 
 
 class Checks:
@@ -91,9 +92,9 @@ def judge(store: Store, check: Checks) -> None:
     check(apart <= PLACE.points, f"from Delta0 1e-3 and 10: {ends[0]:.2f} and {ends[1]:.2f}, {PLACE.points:g} points apart at most")
     adam = rates.best(RACE.search(500), store, "target")
     check(adam is not None and adam.rate < 1 and adam.runs == 3 and abs(adam.passes - 24) < 1, f"the search for Adam's rate: {adam}")
-    *_, theirs, mine = targets.rows(RACE, store, 1)
-    told = f"ours {mine['reductions']:.0f}, Adam's {theirs['reductions']:.0f}"
-    check(mine["reductions"] <= theirs["reductions"], f"reductions to {PLACE.base.problem.target:g} %: {told}")
+    lines = targets.rows(RACE, store, 1)
+    mine, theirs = (next(row for row in lines if "met" in row)["reductions"], min(row["reductions"] for row in lines if row["tuning"]))
+    check(mine <= theirs, f"reductions to {PLACE.base.problem.target:g} %: ours {mine:.0f}, the better Adam's {theirs:.0f}")
     with_it, without = (end(variant.case(ONE), store) for variant in VARIANT)
     check(math.isfinite(without) and with_it != without, f"ablation: {with_it:.2f} with momentum, {without:.2f} without")
 

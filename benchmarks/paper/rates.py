@@ -33,14 +33,20 @@ class Found:
     passes: float  # gradient evaluations of all its runs
     reductions: float
     runs: int
+    reached: bool  # the target, with the first seed
 
 
 def best(search: Search, store: Store, by: str) -> Found | None:
-    """The best rate ``by`` target (fewest gradient evaluations to it; where no rate reaches it, by accuracy), accuracy or loss.
+    """The first of ``ranked``; None before any run is there."""
+    return next(iter(ranked(search, store, by)), None)
 
-    Accuracy and loss are those at the end of the budget, of the first seed. None before any run is there.
+
+def ranked(search: Search, store: Store, by: str) -> list[Found]:
+    """The rates, the best first, ``by`` target (fewest gradient evaluations to it; without it, accuracy), accuracy or loss.
+
+    Accuracy and loss are those at the end of the budget, of the first seed.
     """
-    scored: list[tuple[tuple[float, ...], float]] = []
+    scored: list[tuple[tuple[float, ...], float, bool]] = []
     passes = reductions = 0.0
     for rate in search.rates:
         case = search.make(rate)
@@ -51,8 +57,8 @@ def best(search: Search, store: Store, by: str) -> Found | None:
         passes, reductions = passes + end["passes"], reductions + end["reductions"]
         loss = curve.loss[case.until.within(curve.used) - 1]
         accuracy = end["accuracy"] if math.isfinite(end["accuracy"]) else -math.inf
-        needed = curve.reached(case.problem.target).get("passes", math.inf)
-        needed = needed if needed <= end["passes"] else math.inf
+        needed = curve.head(case.until).reached(case.problem.target).get("passes", math.inf)
         low = float(loss) if math.isfinite(loss) else math.inf
-        scored.append(({"target": (needed, -accuracy), "accuracy": (-accuracy, low), "loss": (low,)}[by], rate))
-    return Found(min(scored)[1], passes, reductions, len(scored)) if scored else None
+        score = {"target": (needed, -accuracy), "accuracy": (-accuracy, low), "loss": (low,)}[by]
+        scored.append((score, rate, math.isfinite(needed)))
+    return [Found(rate, passes, reductions, len(scored), reached) for _, rate, reached in sorted(scored)]

@@ -13,6 +13,7 @@ from typing import Any
 from paper.curves import Curve, facts_of
 
 Row = dict[str, Any]
+SEVERAL = "seeds of several sources"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,28 @@ def mean(values: Iterable[float | None]) -> float:
     """The mean; nan if there is nothing, or something is missing."""
     known = [math.nan if value is None else value for value in values]
     return fmean(known) if known else math.nan
+
+
+def ranks(curves: Iterable[Curve]) -> str:
+    """How many ranks made the runs of a row."""
+    return ", ".join(sorted({str(curve.facts.get("ranks") or "?") for curve in curves}))
+
+
+def timed(curves: Iterable[Curve], seconds: float) -> float:
+    """Seconds of runs that had the machine for themselves; nan if one had not, or nobody noted it."""
+    return seconds if all(curve.facts.get("jobs") == 1 for curve in curves) else math.nan
+
+
+def mixed(curves: Iterable[Curve]) -> bool:
+    """Whether several sources made them, so that their mean is that of no method."""
+    return len({curve.facts.get("source_sha256") for curve in curves}) > 1
+
+
+def marked(row: Row, label: str, curves: Sequence[Curve]) -> Row:
+    """A row of these runs; of several sources it says so and gets no verdict."""
+    if not mixed(curves):
+        return row | {"mixed": False}
+    return row | {"mixed": True, label: f"{row[label]} ({SEVERAL})"} | ({"met": None} if "met" in row else {})
 
 
 def spread(values: Sequence[float], style: str = ".2f") -> str:

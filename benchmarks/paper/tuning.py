@@ -6,19 +6,20 @@ import math
 from dataclasses import dataclass
 
 from paper.bars import CIFAR, MNIST
-from paper.cases import Case, ours
+from paper.cases import READ, Case, ours
 from paper.curves import Curve, Store
 from paper.limits import Limits
-from paper.table import Row, Table, mean, spread
+from paper.table import Row, Table, marked, mean, spread
 
-STARTS = (1e-3, 1e-2, 0.1, 1.0, 10.0)
+STARTS = (1e-3, 1e-2, 0.1, 10.0)  # 1 is ours: the row without a cap
 CAPS = (8.0, 32.0, 128.0, 1e30)
 NO_CAP = "--trust_region.radius_max 1e+30"
 WORK = 0.15  # that evaluations to the target may change
 RULE = (
     "Delta0 is changed under no cap at all (radius_max 1e30), the cap with the default Delta0. Accuracy: at the last outer iteration "
     "within the budget of the bars, mean of the seeds. Change: largest difference of a row's mean to that of the default constants; for "
-    "the evaluations to the target (first outer iteration whose test accuracy has it) as a share of the default's."
+    "the evaluations to the target (first outer iteration whose test accuracy has it) as a share of the default's. "
+    f"Losses alone in passes, beside those to the target. {READ}."
 )
 
 
@@ -59,11 +60,14 @@ def cases(places: tuple[Place, ...] = PLACES) -> list[Case]:
 def _row(label: str, case: Case, store: Store) -> Row:
     curves = _whole(case, store)
     cuts = [cut["accuracy"] for cut in (curve.cut(case.until) for curve in curves) if cut]
-    passes = [curve.reached(case.problem.target).get("passes", math.nan) for curve in curves]
-    return {
+    reached = [curve.head(case.until).reached(case.problem.target) for curve in curves]
+    passes, values = ([at.get(name, math.nan) for at in reached] for name in ("passes", "values"))
+    found: Row = {
         "problem": case.problem.title, "subdomains": case.subdomains, "setting": label, "options": " ".join(case.words),
-        "shown": spread(cuts), "accuracy": mean(cuts), "passes": mean(passes), "missed": sum(map(math.isnan, passes)), "runs": len(cuts),
+        "shown": spread(cuts), "accuracy": mean(cuts), "passes": mean(passes), "values": mean(values),
+        "missed": sum(map(math.isnan, passes)), "runs": len(cuts),
     }  # fmt: skip
+    return marked(found, "setting", curves)
 
 
 def _whole(case: Case, store: Store) -> list[Curve]:
@@ -81,6 +85,7 @@ def summary(place: Place, base: Row, rows: list[Row], seeds: int) -> Row:
         "problem": base["problem"], "subdomains": place.subdomains, "default": base["shown"], "rows": len(ready),
         "points": max(points, default=math.nan), "points_bar": place.points, "passes": base["passes"],
         "work": 100 * max(work) if reached else math.nan, "work_bar": 100 * WORK,
+        "values": base["values"],
         "met": (max(points) <= place.points and reached and max(work) <= WORK) if complete else None,
     }  # fmt: skip
 
@@ -94,7 +99,8 @@ def tables(store: Store, seeds: int, places: tuple[Place, ...] = PLACES) -> list
         rows = [_row(label, case, store) for label, case in place.variants()]
         if any(row["runs"] for row in rows):
             lines += [base, *rows]
-            sums.append(summary(place, base, rows, seeds))
+            used = [curve for case in cases((place,)) for curve in _whole(case, store)]
+            sums.append(marked(summary(place, base, rows, seeds), "problem", used))
     curves = [curve for case in cases(places) for curve in store.curves(case)]
     changes = Table("tuning", "No tuning: the largest changes", RULE, SUMS, sums, curves)
     found = (changes, Table("tuning-rows", "No tuning: every setting", "", LINES, lines, curves))
@@ -104,10 +110,11 @@ def tables(store: Store, seeds: int, places: tuple[Place, ...] = PLACES) -> list
 SUMS = {
     "problem": ("problem", ""), "subdomains": ("N", "d"), "default": ("default constants %", ""),
     "points": ("largest change, points", ".2f"), "points_bar": ("bar", ".1f"),
-    "passes": ("evaluations to target", ".1f"), "work": ("largest change, %", ".0f"),
+    "passes": ("evaluations to target", ".1f"), "values": ("losses alone", ".1f"), "work": ("largest change, %", ".0f"),
     "work_bar": ("bar", ".0f"), "rows": ("settings", "d"), "met": ("met", ""),
 }  # fmt: skip
 LINES = {
     "problem": ("problem", ""), "subdomains": ("N", "d"), "setting": ("setting", ""), "shown": ("test accuracy %", ""),
-    "passes": ("evaluations to target", ".1f"), "missed": ("runs without it", "d"), "runs": ("seeds", "d"),
+    "passes": ("evaluations to target", ".1f"), "values": ("losses alone", ".1f"), "missed": ("runs without it", "d"),
+    "runs": ("seeds", "d"),
 }  # fmt: skip

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from paper.bars import CIFAR, FULL, MNIST
-from paper.cases import PROBLEMS, Case, ours
-from paper.curves import Curve, Store
+from paper.cases import LAST, MEAN, READ_BOTH, Case, ours, preset
+from paper.curves import Curve, Numbers, Store
 from paper.limits import Limits
-from paper.table import Row, Table, mean, spread
+from paper.table import SEVERAL, Row, Table, mean, mixed, spread
 
 
 @dataclass(frozen=True)
@@ -30,49 +31,56 @@ class Place:
 class Variant:
     """A row: options on top of ours, or of another preset."""
 
-    name: str  # part of the folder
+    name: str  # part of the folder; empty: without options
     label: str
     options: str
     preset: str = ""  # in place of ours
 
     def case(self, place: Place) -> Case:
-        if not self.name:
-            return ours(place.problem, place.subdomains, place.until)
         if not self.preset:
             return ours(place.problem, place.subdomains, place.until, self.options, self.name)
-        name, options = f"{place.problem}/{self.name}-N{place.subdomains}", f"--preset {self.preset} {self.options}".strip()
-        return Case(name, PROBLEMS[place.problem], self.label, options, place.until, place.subdomains)
+        return replace(preset(place.problem, self.preset, place.subdomains, place.until, self.options, self.name), seeds=0)
 
 
+FIRST = "--local.solver first --global_step.solver first"
 OURS = Variant("", "ours", "")
 PLACES = (Place("mnist-10k", 2, MNIST), Place("mnist-10k", 16, MNIST), Place("mnist-full", 4, FULL), Place("cifar10-10k", 2, CIFAR))
 ABLATION = (
     OURS,
+    Variant("last", "the last iterate in place of the mean", LAST),
     Variant("sum", "sum instead of mean", "--solver.combine sum"),
     Variant("global", "with a global L-SR1 step", "--global_step.solver lsr1"),
     Variant("no-momentum", "no momentum", "--local.momentum 0"),
     Variant("one-pass", "one local pass", "--local.passes 1"),
     Variant("four-passes", "four local passes", "--local.passes 4"),
     Variant("no-overlap", "no overlap", "--data.overlap 0"),
-    Variant("cap-none", "no cap on the radius", "--trust_region.radius_max 1e+30"),
+    Variant("chunks-8", "8 chunks at least, not 20", "--local.chunks_min 8"),
+    Variant("eta1-0.5", "eta1 = 0.5, not 0.25", "--trust_region.eta1 0.5"),
+    Variant("cap-8", "a cap of 8 on the radius, not 1e6", "--trust_region.radius_max 8"),
 )
 ORDERS = (
     OURS,
-    Variant("lsr1", "L-SR1, nu = 10, mean, own radius", "", "default"),
-    Variant("lsr1-local", "the same, no global step", "--global_step.solver none", "default"),
-    Variant("lsr1-inconsistent", "the first without r_i (4)", "--solver.consistent false", "default"),
-    Variant("first", "first order in its place", "--local.solver first --global_step.solver first", "default"),
+    Variant("last", "ours, the last iterate", LAST),
+    Variant("", "L-SR1, nu = 10, own radius", "", "default"),
+    Variant("mean", "L-SR1, the mean of the iterates", MEAN, "default"),
+    Variant("local", "L-SR1, no global step", "--global_step.solver none", "default"),
+    Variant("local-mean", "L-SR1, no global step, the mean of the iterates", f"--global_step.solver none {MEAN}", "default"),
+    Variant("inconsistent", "L-SR1 without r_i (4)", "--solver.consistent false", "default"),
+    Variant("inconsistent-mean", "L-SR1 without r_i (4), the mean of the iterates", f"--solver.consistent false {MEAN}", "default"),
+    Variant("first", "first order in its place", FIRST, "default"),
+    Variant("first-mean", "first order, the mean of the iterates", f"{FIRST} {MEAN}", "default"),
 )
 EVALUATIONS = (
     Place("mnist-10k", 2, Limits(passes=24)), Place("mnist-10k", 8, Limits(passes=24)), Place("mnist-full", 4, Limits(passes=60)),
     Place("cifar10-10k", 2, Limits(passes=24)), Place("cifar10-10k", 8, Limits(passes=24)),
 )  # fmt: skip
 ABLATION_RULE = (
-    "Test accuracy at the last outer iteration within the budget of the bars, mean [least, largest] of the seeds; one thing changed."
+    "Test accuracy at the last outer iteration within the budget of the bars, mean [least, largest] of the seeds; one thing changed. "
+    f"Losses alone in passes; seeds: the fewest of a row. {READ_BOTH}"
 )
 ORDER_RULE = (
     "Test accuracy at the last outer iteration within the same number of gradient evaluations (24 passes; full batch: 60), mean [least, "
-    "largest] of the seeds."
+    f"largest] of the seeds. Losses alone in passes; seeds: the fewest of a row. {READ_BOTH}"
 )
 
 
@@ -81,38 +89,49 @@ def cases(variants: tuple[Variant, ...], places: tuple[Place, ...]) -> list[Case
     return [variant.case(place) for variant in variants for place in places]
 
 
-def _cell(case: Case, store: Store) -> tuple[list[float], list[Curve]]:
+def _cell(case: Case, store: Store) -> tuple[list[dict[str, float]], list[Curve]]:
     curves = [curve for curve in store.curves(case) if curve.enough(case.until)]
-    cuts = [curve.cut(case.until) for curve in curves]
-    return [cut["accuracy"] for cut in cuts if cut], curves
+    return [cut for curve in curves if (cut := curve.cut(case.until))], curves
 
 
 def _alike(some: list[Curve], others: list[Curve]) -> bool:
-    """Whether all runs of the same seeds have the same losses: a setting that was not heeded."""
+    """Whether all runs of the same seeds have the same losses and accuracies: a setting that was not heeded."""
     theirs = {curve.seed: curve for curve in others}
     pairs = [(curve, theirs[curve.seed]) for curve in some if curve.seed in theirs]
-    return bool(pairs) and all(np.array_equal(a.loss[: len(b.loss)], b.loss[: len(a.loss)]) for a, b in pairs)
+    return bool(pairs) and all(_same(a.loss, b.loss) and _same(a.accuracy, b.accuracy) for a, b in pairs)
+
+
+def _same(a: Numbers, b: Numbers) -> bool:
+    return np.array_equal(a[: len(b)], b[: len(a)], equal_nan=True)
 
 
 def table(name: str, title: str, rule: str, variants: tuple[Variant, ...], places: tuple[Place, ...], store: Store) -> list[Table]:
     """A row for each variant, a column for each place; nothing without runs but for ours."""
     rows: list[Row] = []
-    used: list[Curve] = []
+    used, there = list[Curve](), False
     bases = {place: variants[0].case(place) for place in places}
     for variant in variants:
         same = True
-        row: Row = {"variant": variant.label, "options": variant.options}
-        seeds = 0
+        row: Row = {"variant": variant.label, "options": variant.case(places[0]).options}
+        counts: list[int] = []
         for place in places:
-            accuracies, curves = _cell(variant.case(place), store)
-            row[place.title], row[f"{place.title} mean"] = spread(accuracies), mean(accuracies)
-            used, seeds = used + curves, max(seeds, len(accuracies))
+            cuts, curves = _cell(variant.case(place), store)
+            accuracies, several = [cut["accuracy"] for cut in cuts], mixed(curves)
+            row[place.title] = f"{spread(accuracies)}{f' ({SEVERAL})' if several else ''}"
+            row[f"{place.title} mean"] = math.nan if several else mean(accuracies)
+            row[f"{place.title} values"] = mean(cut["values"] for cut in cuts)
+            used += curves
+            counts.append(len(cuts))
             same &= variant.case(place) == bases[place] or _alike(curves, [c for c in store.curves(bases[place]) if c.enough(place.until)])
         row["variant"] += " (no effect: the same runs)" if same and variant is not variants[0] else ""
-        rows.append({**row, "runs": seeds})
-    if not any(row["runs"] for row in rows[1:]):
+        rows.append({**row, "runs": min(counts)})
+        there = there or (any(counts) and variant is not variants[0])
+    if not there:
         return []
-    columns = {"variant": ("variant", ""), **{place.title: (place.title, "") for place in places}, "runs": ("seeds", "d")}
+    columns = {"variant": ("variant", "")}
+    for place in places:
+        columns |= {place.title: (place.title, ""), f"{place.title} values": ("losses alone", ".1f")}
+    columns["runs"] = ("seeds", "d")
     return [Table(name, title, rule, columns, rows, used)]
 
 

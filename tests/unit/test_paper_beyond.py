@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from paper import beyond, worth
 from paper.beyond import Place
 from paper.curves import Store, folder_of
+from paper.limits import Limits
 from paper.runner import Options, Runner
 from paper.table import write
 from test_paper_tables import MadeUp, curve
@@ -43,21 +45,28 @@ def test_the_error_is_relative_to_the_answer() -> None:
 
 def test_small_runs_from_the_command_to_the_table(tmp_path: Path) -> None:
     convert("poisson", None, tmp_path / "data", options=Source(points=64))
-    place = Place("poisson", 12, 32, 2, {"adam": (1e-3, 1e-2)}, presets=("sweep",))
+    place = Place("poisson", 6, 32, 2, {"adam": (1e-3, 1e-2)}, presets=("sweep",))
     said: list[str] = []
     options = Options(tmp_path / "runs", {"poisson": str(tmp_path / "data")}, 1, 1, say=said.append)
     store = Store(options.runs)
     assert Runner(options).make(beyond.searches((place,))) == 0, said
     assert Runner(options).make(beyond.finals(store, (place,))) == 0 and said[-1].endswith("0 to make")  # one seed: they are there
     (table,) = beyond.tables(store, (place,))
-    mine, adam = table.rows
-    assert (mine["method"], adam["method"]) == ("`sweep`", "Adam 32, rate 0.01, end of the grid")
-    assert mine["passes"] <= 12 and adam["passes"] == 12 and (mine["tuning"], adam["tuning"]) == (0, 24)
+    mine, last, adam, at_mean = table.rows
+    assert (mine["method"], adam["method"]) == ("preset sweep", "Adam 32, rate 0.01, end of the grid")
+    assert (last["method"], at_mean["method"][:12]) == ("preset sweep, last", "Adam 32, mea")
+    assert mine["passes"] <= 6 and adam["passes"] == 6 and (mine["tuning"], adam["tuning"]) == (0, 12)
+    assert mine["values"] == last["values"] >= 0 and mine["error"] != last["error"] and adam["error"] != at_mean["error"]
+    assert (mine["ranks"], mine["seconds"] > 0) == ("1", True)  # one job
     assert (mine["n"], mine["shown"], mine["runs"]) == (2305, "-", 1)
-    assert adam["reductions"] == 24 > mine["reductions"] > 0
+    assert adam["reductions"] == 12 > mine["reductions"] > 0
     folder = folder_of(options.runs, place.ours()[0], 0)
     assert mine["error"] == worth.worth(folder)["error"] and 0 < mine["error"] < 10
     assert mine["test_loss"] == pytest.approx(loss_by_hand(folder), rel=1e-12)
+    (curve_of_it,) = store.curves(place.ours()[0])
+    ran = len(curve_of_it.accuracy)
+    assert beyond.at_end(replace(place.ours()[0], until=Limits(iterations=ran - 1)), curve_of_it, store)["error"] == mine["error"]
+    assert beyond.at_end(replace(place.ours()[0], until=Limits(iterations=ran - 2)), curve_of_it, store) == {}  # too far beyond
     write([table], tmp_path / "results")
     told = json.loads((tmp_path / "results" / "beyond.json").read_text())
     assert told["made_by"][0]["data_fingerprint"] and str(tmp_path) not in json.dumps(told)
@@ -89,10 +98,11 @@ def test_accuracy_decides_where_no_answer_is_known_and_gaps_are_told() -> None:
     place = Place("text-transformer", 4, 64, 1, {"sgd": (0.1, 0.2, 0.3)}, presets=("default",))
     names = [case.name for case in place.search("sgd")]
     runs = {place.ours()[0].name: [curve([40, 41, 42, 43]), curve([40, 41, 42, 45], 1000)], names[0]: [curve([50.0] * 24)],
-            names[1]: [curve([51.0] * 24)]}  # fmt: skip
-    mine, sgd = beyond.tables(MadeUp(runs), (place,))[0].rows
+            names[1]: [curve([51.0] * 24)], place.search("sgd", True)[2].name: [curve([52.0] * 24)]}  # fmt: skip
+    mine, sgd, at_mean = beyond.tables(MadeUp(runs), (place,))[0].rows
     assert mine["shown"] == "44.00 [43.00, 45.00]" and mine["runs"] == 2 and mine["error_shown"] == "-"
     assert sgd["method"] == "SGD 64, rate 0.2, 2 of 3 tried" and sgd["tuning"] == 48 and math.isnan(sgd["test_loss"])
+    assert at_mean["method"] == "SGD 64, mean, rate 0.3, end of the grid, 1 of 3 tried" and at_mean["accuracy"] == 52
     assert beyond.tables(MadeUp({}), (place,)) == [] and beyond.finals(MadeUp({}), (place,)) == []
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from paper import figures, report
+from paper import drawing, figures, report
 from paper.cases import Case, ours
 from paper.curves import Curve, Store, folder_of, read_curve
 from paper.limits import Limits, Used
@@ -81,6 +81,21 @@ def test_seconds_are_those_of_runs_alone(tmp_path: Path) -> None:
     assert [curve.facts["jobs"] for curve in Store(tmp_path).curves(case)] == [2]
 
 
+def test_a_line_says_how_many_of_its_seeds_there_are_and_whether_they_are_finished(tmp_path: Path) -> None:
+    case, style = ours("digits", 2, LIMITS), figures.MINE
+    folder = run_directory(tmp_path, case, seed=0)
+    line = drawing.Line.of("ours", style, case, Store(tmp_path, seeds=3))
+    assert line.label + line.mark == "ours (1 of 3 seeds, unfinished)" and not line.timed
+    curve = read_curve(folder)
+    assert curve is not None
+    done = [replace(curve, status="outer iterations done", facts={**curve.facts, "jobs": 1})]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "curves", lambda self, case: done)
+        assert drawing.Line.of("ours", style, case, Store(tmp_path, seeds=3)).mark == " (1 of 3 seeds)"
+        line = drawing.Line.of("ours", style, case, Store(tmp_path, seeds=1))
+    assert line.mark == "" and line.timed
+
+
 class Synthetic(Store):
     """Curves that rise and fall as they should, a little another for each seed."""
 
@@ -112,7 +127,7 @@ def test_a_figure_without_runs_is_no_picture_and_no_error(tmp_path: Path) -> Non
     assert figures.draw("figure1", 6, Store(tmp_path), tmp_path / "none.csv", tmp_path) == []
     said: list[str] = []
     known = report.Context(Store(tmp_path), 3, 25, tmp_path / "none.csv", tmp_path / "results")
-    assert report.make(tuple(report.TABLES), known, True, said.append) == []
+    assert report.make(tuple(report.TABLES), known, True, said.append) == [f"{name}: no runs yet" for name in report.JUDGED]
     assert (tmp_path / "results" / "report.md").read_text().startswith("# The paper")
 
 
