@@ -77,6 +77,7 @@ CAPTION = (
 
 def fallen(found: Sequence[Table]) -> list[str]:
     """The bars that are not met, in words; one without a verdict is not met."""
-    return [f"{table.title}: {row['problem']}, {row.get('method') or 'N = ' + str(row.get('subdomains'))}"
-            f"{', no verdict yet' if row['met'] is None else ''}"
+    return [f"{table.title}: " + ", ".join([row["problem"], *([row["method"]] if row.get("method") else []),
+                                            *([f"N = {row['subdomains']}"] if row.get("subdomains") else [])])
+            + (", no verdict yet" if row["met"] is None else "")
             for table in found for row in table.rows if "met" in row and row["met"] is not True]  # fmt: skip

@@ -131,7 +131,7 @@ def test_seeds_of_several_sources_get_no_verdict() -> None:
     found = row(curve([99] * 4), curve([99] * 4, 1000, source="t"))
     assert found["met"] is None and str(found["method"]).endswith("(seeds of several sources)")
     table = Table("t", "Title", "", {}, [found, {"problem": "p", "method": "m", "met": True}, {"problem": "p", "method": "n"}])
-    assert fallen([table]) == [f"Title: {found['problem']}, {found['method']}, no verdict yet"]
+    assert fallen([table]) == [f"Title: {found['problem']}, {found['method']}, N = 2, no verdict yet"]
     place, changed = variants.Place("mnist-10k", 2, Limits(iterations=2)), variants.Variant("x", "with x", "--local.passes 3")
     runs = {changed.case(place).name: [curve([1, 2]), curve([1, 3], 1000, source="t")]}
     assert "several sources" in variants.table("t", "T", "", (variants.OURS, changed), (place,), MadeUp(runs))[0].rows[1][place.title]
