@@ -47,8 +47,8 @@ one_process() { # one_process NAME MARKS PYTEST ARGUMENTS...
     local name=$1 marks=$2 start=$SECONDS log=$logs/$1.log
     shift 2
     promise "$name"
-    mkdir -p -- "$logs/$name.tmp" # a temporary root of its own, for others may run beside it
-    PYTEST_DEBUG_TEMPROOT=$logs/$name.tmp timeout -k 10 $unit_limit $recorder -m pytest -m "$marks" "$@" >"$log" 2>&1
+    mkdir -p -- "$scratch/$name" # a temporary root of its own, for others may run beside it; in no repository, which some tests look for
+    PYTEST_DEBUG_TEMPROOT=$scratch/$name timeout -k 10 $unit_limit $recorder -m pytest -m "$marks" "$@" >"$log" 2>&1
     verdict "$name" $? "$start" "$log"
 }
 
@@ -90,7 +90,8 @@ overlay_environment() { # Open MPI on top of the first environment: both MPIs' w
 begin() { # begin LOGS: both environments if wanted, a fresh folder of logs, and the first environment's programs
     environment "$venv" mpich,test
     [ "$openmpi" != true ] || overlay_environment
-    logs=$1 path=$PATH
+    logs=$1 path=$PATH scratch=$(mktemp -d)
+    trap 'rm -rf -- "$scratch"' EXIT
     rm -rf -- "$logs" && mkdir -p -- "$logs" && : >"$logs/counts" && : >"$logs/promised"
     export PATH=$venv/bin:$path
     export APTS_FAULTS=$logs/faults # what tests/faults/table.py merges
@@ -104,8 +105,8 @@ under_openmpi() { # from here on the programs are Open MPI's
 slurm() { # slurm PYTEST ARGUMENTS...: the tests that need one, or why they are left out
     local left_out
     if left_out=$(no_slurm); then echo "slurm: left out, $left_out"; return; fi
-    mkdir -p -- "$logs/slurm.tmp"
-    PYTEST_DEBUG_TEMPROOT=$logs/slurm.tmp check slurm bash tests/slurm/run.sh "$@"
+    mkdir -p -- "$scratch/slurm"
+    PYTEST_DEBUG_TEMPROOT=$scratch/slurm check slurm bash tests/slurm/run.sh "$@"
 }
 
 finish() { # the last line, and the status

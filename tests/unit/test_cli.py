@@ -92,7 +92,7 @@ def test_printed_config_reads_back(capsys: pytest.CaptureFixture[str], tmp_path:
     monkeypatch.delenv("APTS_LOCAL__PASSES")
     config = cli.read_settings(str(tmp_path / "again.toml"), []).config
     assert (config.preset, config.local.passes, config.stop.wall_time, config.model.widths) == ("sweep", 4, 100.0, (8,))
-    assert config.trust_region.eta1 == 0.5
+    assert config.trust_region.eta1 == 0.25
     assert main(["train", str(tmp_path / "again.toml"), "--print_config"]) == 0
     assert f"file {tmp_path / 'again.toml'}" in capsys.readouterr().out
 
