@@ -17,9 +17,11 @@ chosen=0 extra=() recorder=python
 . "$(dirname -- "${BASH_SOURCE[0]}")/../stages.sh"
 
 begin "$venv/fault-logs"
-slurm -m fault & # it waits most of the time
+{ # these wait most of the time
+    slurm -m fault
+    one_process campaigns "fault and not mpi" tests/campaigns
+} &
 one_process unit "fault and not mpi" --ignore=tests/slurm --ignore=tests/campaigns
-one_process campaigns "fault and not mpi" tests/campaigns
 wait
 for ranks in 2 3 4; do parallel mpich "$ranks" "fault and mpi" mpiexec; done
 if [ "$openmpi" = true ]; then
