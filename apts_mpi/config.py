@@ -38,7 +38,7 @@ class ModelConfig:
     """Which network and loss."""
 
     name: str = _key("mlp", "mlp, tanh, poisson, cnn, resnet, transformer, paper-mnist[-sigmoid], paper-cifar10, or package.module:factory")
-    widths: tuple[int, ...] = _key((64, 32), "hidden layers of mlp")
+    widths: tuple[int, ...] = _key((64, 32), "hidden layers of mlp, tanh and poisson")
     loss: str = _key("cross_entropy", "cross_entropy, mse, or package.module:function")
     dtype: Literal["float32", "float64"] = _key("float32", "number format of theta, gradients and messages")
 

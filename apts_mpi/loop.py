@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 Maker = Callable[[Config, Problem, Communicator, Timers, Wishes], Stepper]
 RECENT = 5  # iterations by which the time of the next one is foreseen
-ENDS = (Status.TARGET_LOSS, Status.CONVERGED, Status.STATIONARY, Status.GRADIENT, Status.RADIUS)  # what was found at theta itself
 CAUTION = 1.5  # it may take so many times the longest of them
+ENDS = (Status.TARGET_LOSS, Status.CONVERGED, Status.STATIONARY, Status.GRADIENT, Status.RADIUS)  # what was found at theta itself
 
 
 class Loop:
