@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.rundir import Run
-from apts_mpi.study.style import COLOURS, DASHES, new_figure, quiet
+from apts_mpi.study.style import COLOURS, DASHES, new_figure, plain_numbers, quiet
 from apts_mpi.study.tables import config, count, flat
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _panel(panel: Axes, runs: Sequence[Run], across: str, name: str) -> None:
     quiet(panel)
     if name in ("loss", "radius"):
         panel.set_yscale("log")
+        plain_numbers(panel.yaxis, *panel.get_ylim())
     if name == "rho":
         panel.set_ylim(*RHO_RANGE)
         _thresholds(panel, runs, named=across == _ACROSS[-1][0])
@@ -93,7 +94,7 @@ def _thresholds(panel: Axes, runs: Sequence[Run], named: bool) -> None:
             panel.axhline(value, color="0.45", linewidth=0.8, linestyle="--")
             if named:
                 panel.annotate(
-                    f"{name}\n{value:g}", (1.01, value), xycoords=("axes fraction", "data"), va="center", color="0.35", fontsize=8
+                    f"{name} {value:g}", (1.01, value), xycoords=("axes fraction", "data"), va="center", color="0.35", fontsize=8
                 )
 
 
