@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,10 @@ def make_data(folder: Path, count: int = 3, samples: int = 320) -> Path:
     return folder / "set"
 
 
-def train(folder: Path, ranks: int, options: str, limit: float = 60.0) -> Outcome:
-    """``python -m apts_mpi train`` in ``folder`` on so many ranks, 0 being without a launcher; TimeoutError if it hangs."""
+def train(folder: Path, ranks: int, options: str, limit: float = 60.0, through: Sequence[str] = ()) -> Outcome:
+    """``python THROUGH -m apts_mpi train`` in ``folder`` on so many ranks, 0 being without a launcher; TimeoutError if it hangs."""
     launcher = [str(MPIEXEC), "-n", str(ranks)] if ranks else []
-    return ended([*launcher, sys.executable, "-m", "apts_mpi", "train", *options.split()], folder, limit)
+    return ended([*launcher, sys.executable, *through, "-m", "apts_mpi", "train", *options.split()], folder, limit)
 
 
 def theta_hash(folder: Path, ranks: int) -> str:

@@ -39,6 +39,25 @@ def test_output_of_a_run(tmp_path: Path) -> None:
     assert len((tmp_path / "my run" / "records.csv").read_text().splitlines()) == 2
 
 
+def test_through_mpi4py_a_run_finishes_and_one_raising_rank_ends_all(tmp_path: Path) -> None:
+    """``python -m mpi4py -m apts_mpi``: its own hook on exceptions and ours do not hinder each other."""
+    make_data(tmp_path)
+    (tmp_path / "brittle.py").write_text(
+        "import os, torch\n"
+        "seen = []\n"
+        "def loss(outputs, targets):\n"
+        "    seen.append(1)\n"
+        "    if len(seen) > 20 and '1' in (os.environ.get('PMI_RANK'), os.environ.get('OMPI_COMM_WORLD_RANK')):\n"
+        "        raise RuntimeError('boom')\n"
+        "    return torch.nn.functional.cross_entropy(outputs, targets, reduction='none')\n"
+    )
+    good = train(tmp_path, 2, f"{COMMON} --stop.epochs 1", through=("-m", "mpi4py"))
+    assert good.status == 0 and "P = 2 ranks" in good.text, good.text
+    bad = train(tmp_path, 2, "--data.path set --run.dir bad --model.loss brittle:loss --stop.epochs 99", through=("-m", "mpi4py"))
+    assert bad.status and bad.seconds < 10 and bad.text.count("Traceback") == 1, bad.text
+    assert "rank 1" in bad.text and "RuntimeError: boom" in bad.text and not (tmp_path / "bad" / "completion.json").exists()
+
+
 @pytest.mark.fault(1)
 def test_numerical_failure_ends_with_3_on_all_ranks(tmp_path: Path) -> None:
     """Finite at the start and nowhere else."""
