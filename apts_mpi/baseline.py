@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from apts_mpi.bounds import inside, key
+from apts_mpi.bounds import AVERAGE_MAX, inside, key
 
 Method = Literal["apts", "sgd", "adam", "adamw", "local-sgd", "trust-region"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -27,6 +27,7 @@ class BaselineConfig:
     period: int = key(8, "local-sgd: H, local steps between two averages")
     overlap: bool = key(False, "sgd, adam, adamw: send parts of the gradient while the rest is still computed; CPU only")
     bucket: int = key(2**20, "overlap: bytes of a part, at least; whole layers")
+    average: int = key(0, "all but apts: as solver.average, the result is a mean of the iterates; 0: the last iterate")
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
@@ -43,3 +44,4 @@ class BaselineConfig:
             raise ValueError(f"baseline.decay must be in (0, 1], got {self.decay:g}")
         inside("baseline.period", self.period, 1, math.inf)
         inside("baseline.bucket", self.bucket, 1, math.inf)
+        inside("baseline.average", self.average, 0, AVERAGE_MAX)

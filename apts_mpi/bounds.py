@@ -6,6 +6,7 @@ from dataclasses import field
 from typing import TypeVar
 
 T = TypeVar("T")
+AVERAGE_MAX = 1000  # power of the weights of a mean of iterates
 
 
 def key(default: T, meaning: str) -> T:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from apts_mpi.baseline import BaselineConfig, Method
+from apts_mpi.bounds import AVERAGE_MAX
 from apts_mpi.bounds import inside as _inside
 from apts_mpi.bounds import key as _key
 from apts_mpi.safety import CheckpointConfig, SafetyConfig
@@ -122,11 +123,11 @@ class SolverConfig:
     combine: Literal["mean", "sum"] = _key("mean", "s~ = sum (p_i/p) s_i, or sum s_i as in the paper")
     radius: Literal["own", "shared"] = _key("own", "do ball and global step keep a radius each, or share one")
     consistent: bool = _key(True, "first-order consistency r_i of eq. (4); off only for study")
-    average: int = _key(0, "p: the result is the mean of the iterates theta_j, weighted by about j^p; 0: the last iterate; any method")
+    average: int = _key(0, "p: the result is the mean of the iterates theta_j, weighted by about j^p; 0: the last iterate; apts")
 
     def __post_init__(self) -> None:
         _inside("solver.subdomains", self.subdomains, 0, math.inf)
-        _inside("solver.average", self.average, 0, 1000)
+        _inside("solver.average", self.average, 0, AVERAGE_MAX)
 
 
 @dataclass(frozen=True)
@@ -220,3 +221,8 @@ class Config:
             raise ValueError(f"baseline.overlap needs method sgd, adam or adamw, got {self.method}")
         if self.method != "apts" and self.baseline.schedule == "cosine" and not (self.stop.epochs or self.stop.iterations):
             raise ValueError("baseline.schedule cosine needs stop.epochs or stop.iterations, to know where it ends")
+
+    @property
+    def average(self) -> int:
+        """The power of the mean of the iterates that is this method's result; 0: its last iterate."""
+        return self.solver.average if self.method == "apts" else self.baseline.average

@@ -54,7 +54,7 @@ def build_stepper(
 
     kinds: dict[str, Callable[..., Resumable]] = {"apts": APTS, "local-sgd": LocalSGD, "trust-region": GlobalTrustRegion}
     method = kinds.get(config.method, AllReduce)(theta, objective, comm, timers, config, subdomains, wishes)
-    return Averaged(method, config.solver.average) if config.solver.average else method
+    return Averaged(method, config.average) if config.average else method
 
 
 def check_method(config: Config, batches: int, where: device) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from paper.cases import LAST, MEAN, OURS, PROBLEMS, READ_BOTH, Case, preset
+from paper.cases import BASELINE_MEAN, LAST, MEAN, OURS, PROBLEMS, READ_BOTH, Case, preset
 from paper.curves import Curve, Store, folder_of
 from paper.limits import Limits
 from paper.table import Row, Table, marked, mean, ranks, spread, timed
@@ -56,7 +56,7 @@ class Place:
 
     def tuned(self, method: str, rate: float, at_mean: bool = False, seeds: int = 0) -> Case:
         options = f"--method {method} --baseline.lr {rate:g} --baseline.schedule cosine --data.batch {self.batch} --data.overlap 0"
-        options += f" {MEAN}" if at_mean else ""
+        options += f" {BASELINE_MEAN}" if at_mean else ""
         name, until = f"{self.problem}/{method}{'-mean' if at_mean else ''}-cosine-{self.batch}-{rate:g}", Limits(epochs=self.passes)
         label = f"{'Adam' if method == 'adam' else method.upper()} {self.batch}{', mean' if at_mean else ''}"
         return Case(name, PROBLEMS[self.problem], label, options, until, SUBDOMAINS, seeds, self.steps * (100 if self.known else 1))

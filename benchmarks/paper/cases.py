@@ -10,6 +10,7 @@ from paper.limits import Limits
 
 OURS = "--preset sweep"  # the constants that all bars are for
 MEAN, LAST = "--solver.average 8", "--solver.average 0"  # what is read of a run: the mean of its iterates, as ours has it, or the last one
+BASELINE_MEAN = "--baseline.average 8"  # of Adam and SGD, which are read at the last one else
 READ = "Ours and preset `sweep` are read at the mean of their iterates (`solver.average` 8), all else at the last iterate"
 READ_BOTH = f"{READ}, but where a row says otherwise."
 
@@ -108,7 +109,7 @@ def adam(
     """Adam, tested after every 10,000 samples or, with ``every``, so many steps; ``batch`` 0: full; ``mean``: that of the iterates."""
     steps = every or (max(1, 10000 // batch) if batch else 1)
     name = f"{problem}/adam{'-mean' if mean else ''}-{batch or 'full'}-{rate:g}{f'-every-{every}' if every else ''}"
-    options = f"--method adam --baseline.lr {rate:g} --data.batch {batch} --data.overlap 0{' ' + MEAN if mean else ''}"
+    options = f"--method adam --baseline.lr {rate:g} --data.batch {batch} --data.overlap 0{' ' + BASELINE_MEAN if mean else ''}"
     label = f"Adam {batch or 'full'}{', mean' if mean else ''}"
     return Case(name, PROBLEMS[problem], label, options, until, SHARES, seeds=seeds, every=steps)
 

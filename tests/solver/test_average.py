@@ -8,8 +8,20 @@ import numpy as np
 import pytest
 import torch
 from apts_cases import settings, solver
+from baseline_cases import stepper
 
+from apts_mpi.baseline import METHODS, Method
+from apts_mpi.presets import preset
 from apts_mpi.solver.average import Averaged, result_of
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_heeds_its_own_key_alone(method: Method) -> None:
+    for of_apts, of_others in ((0, 0), (3, 0), (0, 3), (3, 8)):
+        config = preset("default", method, solver={"subdomains": 2, "average": of_apts}, baseline={"average": of_others})
+        wanted = of_apts if method == "apts" else of_others
+        built, _, _ = stepper(config)
+        assert config.average == wanted and isinstance(built, Averaged) == (wanted > 0)
 
 
 def weights(power: int, count: int) -> np.ndarray[Any, Any]:
