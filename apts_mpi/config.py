@@ -60,6 +60,7 @@ class TrustRegionConfig:
     eta0: float = _key(0.0, "a step is accepted if rho >= eta0; 0: the same as eta1")
     eta1: float = _key(0.1, "Delta shrinks if rho < eta1")
     eta2: float = _key(0.75, "Delta grows if rho > eta2")
+    reached: float = _key(0.8, "share of Delta that the local steps must reach before the ball grows; a shared radius grows by rho alone")
 
     def __post_init__(self) -> None:
         _inside("trust_region.radius_min", self.radius_min, 0, math.inf, closed=False)
@@ -70,6 +71,7 @@ class TrustRegionConfig:
         _inside("trust_region.eta1", self.eta1, 0, 1, closed=False)
         _inside("trust_region.eta0", self.eta0, 0, self.eta1)
         _inside("trust_region.eta2", self.eta2, self.eta1, 1, closed=False)
+        _inside("trust_region.reached", self.reached, 0, 1)
 
     @property
     def accept(self) -> float:

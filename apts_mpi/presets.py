@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "solver": {"average": 8},
         "local": {"solver": "sweep", "chunks_min": 20},
         "global_step": {"solver": "none"},
-        "trust_region": {"radius_init": 1.0, "radius_max": 1e6, "eta0": 0.1, "eta1": 0.25},
+        "trust_region": {"radius_init": 1.0, "radius_max": 1e6, "eta0": 0.1, "eta1": 0.25, "reached": 0.55},
     },
 }
 

@@ -135,7 +135,7 @@ class APTS:
             torch.add(self.theta, self._step, out=self._trial)
             verdict = self._judge_trial(predicted, gradient=self._model is not None or self._objective.batches == 1)
         shared = self._config.solver.radius == "shared"
-        self.radius = self._next_radius(self.radius, verdict, shared or local.length >= self._local.reached * self.radius)
+        self.radius = self._next_radius(self.radius, verdict, shared or local.length >= self._config.trust_region.reached * self.radius)
         if shared:
             self.global_radius = self.radius
         return verdict, norm(self._step)

@@ -50,7 +50,6 @@ class LocalSolver(Protocol):
     """Moves one subdomain, without communication."""
 
     predicts: bool  # does ``decrease`` serve as the subdomain's term in the denominator of (6)?
-    reached: float  # share of the ball that the mean local step must span for the ball to grow
 
     @property
     def chunk_count(self) -> Callable[[Subdomain], int] | None:
@@ -105,7 +104,6 @@ class LocalTrustRegion:
     """
 
     predicts = True
-    reached = 0.8
     chunk_count: Callable[[Subdomain], int] | None = None
 
     def __init__(

@@ -19,11 +19,11 @@ class Sweep:
     For j = 0..nu-1 and chunk C = C_{j mod chunks} (numerics: eq. (3)-(4) with the chunk in place of D_i):
     g_j = grad f(theta_j; C) - grad f(theta_k; C) + grad f(theta_k; D), m = beta m + (1 - beta) g_j,
     theta_{j+1} = theta_j - (Delta / nu) m / ||m||. So ||s_i|| <= Delta, and Delta is the step size.
-    The predicted decrease of the summed step is half the linear one, -<g, s~> / 2.
+    The path is as long as the radius whatever happens: one that ends nearer than ``trust_region.reached`` of it has turned, and longer
+    steps would turn more. The predicted decrease of the summed step is half the linear one, -<g, s~> / 2.
     """
 
     predicts = False
-    reached = 0.55  # a path as long as the ball's radius that ends nearer has turned: longer steps would turn more
 
     def __init__(self, config: LocalConfig, like: Tensor) -> None:
         self._config = config

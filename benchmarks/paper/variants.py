@@ -57,6 +57,7 @@ ABLATION = (
     Variant("chunks-8", "8 chunks at least, not 20", "--local.chunks_min 8"),
     Variant("eta1-0.5", "eta1 = 0.5, not 0.25", "--trust_region.eta1 0.5"),
     Variant("cap-8", "a cap of 8 on the radius, not 1e6", "--trust_region.radius_max 8"),
+    Variant("reached-0", "the ball grows however short the steps are", "--trust_region.reached 0"),
 )
 ORDERS = (
     OURS,

@@ -80,9 +80,9 @@ class DenseAPTS:
         assert np.linalg.norm(step) <= self.radius * (1 + 1e-6)
         if self.c.local.solver == "sweep":
             predicted = -0.5 * grad @ step
-        shared, reached = self.c.solver.radius == "shared", 0.55 if self.c.local.solver == "sweep" else 0.8
+        shared = self.c.solver.radius == "shared"
         accepted, rho = self._judge(loss - self.f(self.theta + step, cut)[0], predicted) if length else (False, np.nan)
-        self.radius = self._next(self.radius, accepted, rho, shared or length >= reached * self.radius)
+        self.radius = self._next(self.radius, accepted, rho, shared or length >= rule.reached * self.radius)
         self.rhos.append(rho)
         if accepted:
             self.theta = self.theta + step

@@ -28,6 +28,7 @@ CASES = {
     "poor steps accepted": {"trust_region": {"eta0": 0.05, "eta1": 0.6, "eta2": 0.9}},
     "no global step": {"global_step": {"solver": "none"}},
     "not consistent": {"solver": {"consistent": False}},
+    "reached 0": {"trust_region": {"reached": 0.0}},
     "memory 1": {"local": {"memory": 1}, "global_step": {"memory": 1}},
     "memory 0": {"local": {"memory": 0}, "global_step": {"memory": 0}},
 }
@@ -129,6 +130,15 @@ def test_rejected_step_restores_theta_bit_for_bit() -> None:
             rejected += 1
             assert torch.equal(before, fast.theta)
     assert rejected > 0
+
+
+@pytest.mark.parametrize(("reached", "factor"), [(0.0, 2.0), (1.0, 1.0)])
+def test_the_ball_grows_only_if_the_local_steps_have_reached_their_share_of_it(reached: float, factor: float) -> None:
+    config = settings("sweep", solver={"radius": "own"}, trust_region={"radius_init": 0.1, "reached": reached, "eta2": 0.3})
+    fast, _ = solver(config, 3)
+    info = fast.step()
+    assert info.rho > 0.3 and 0.05 < info.step_norm < 0.1  # good, and shorter than the ball's radius
+    assert fast.radius == pytest.approx(0.1 * factor)
 
 
 def test_loss_falls_to_the_minimum_of_a_convex_problem() -> None:

@@ -151,6 +151,11 @@ def test_a_value_out_of_bounds_names_every_key_that_may_be_to_blame() -> None:
     )
 
 
+def test_a_share_of_the_ball_is_one() -> None:
+    with pytest.raises(SettingsError, match=r"trust_region.reached must be in \[0, 1\], got 1.1"):
+        resolve(from_options([("trust_region.reached", "1.1")]))
+
+
 ODD = Config(
     model=ModelConfig(widths=(), name='odd "name"\\ \x7f \n ünï 😀'),
     stop=StopConfig(target_loss=-math.inf, wall_time=1e-300, grad_norm=0.1),
