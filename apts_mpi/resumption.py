@@ -112,8 +112,7 @@ def _compare(config: Config, checkpoint: Checkpoint, folder: Path) -> list[str]:
     now, then = settings.values(config), checkpoint.facts.get("settings")
     if type(then) is not dict:
         raise ValueError(f"{folder}: its checkpoint says nothing of the settings; {AFRESH}")
-    defaults = settings.values(Config())
-    then = {**{name: defaults[name] for name in defaults if name not in then}, **then}  # a key that is younger than the run
+    then = completed(then)
     now["solver.subdomains"] = now["solver.subdomains"] or checkpoint.facts["subdomains"]
     then["solver.subdomains"] = checkpoint.facts["subdomains"]
     now = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
@@ -126,6 +125,15 @@ def _compare(config: Config, checkpoint: Checkpoint, folder: Path) -> list[str]:
         told = "set them back" if fixed else "set them back, or --run.allow_changes true: another trajectory than that of an unbroken run"
         raise ValueError(f"the run in {folder} has other settings:\n{listed}\n{told}; {AFRESH}")
     return [f"changed: {line}" for line in lines.values()]
+
+
+def completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a run that may be older than some keys: these have their defaults, or what was done before there was a key."""
+    before = {
+        "solver.average": 0, "trust_region.reached": 0.55 if given.get("local.solver") == "sweep" else 0.8,
+        "baseline.average": given.get("solver.average", 0) if given.get("method", "apts") != "apts" else 0,
+    }  # fmt: skip
+    return {**settings.values(Config()), **before, **given}
 
 
 def _plain(value: Any) -> Any:

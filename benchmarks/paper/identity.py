@@ -6,19 +6,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apts_mpi import settings
+from apts_mpi.baseline import Method
 from apts_mpi.config import Config
-from apts_mpi.resumption import binds
+from apts_mpi.regular import read_toml
+from apts_mpi.resumption import binds, completed
 from apts_mpi.rundir import CONFIG
 
-FREE = ("stop.", "checkpoint.", "safety.", "comm.", "run.", "data.path")  # do not make another run
+FREE = ("stop.", "checkpoint.", "safety.", "comm.", "run.", "data.path", "preset")  # do not make another run; a preset's values do
 BOUND = ("run.seed", "run.deterministic", "run.evaluate_iterations")  # but for these
 ENDS = ("stop.epochs", "stop.iterations")  # and for these under a schedule that ends with the run
+PARTS = ("solver.", "trust_region.", "local.", "global_step.")  # of APTS
+GLOBAL = ("trust_region.", "global_step.", "local.gamma")  # of them, what the global trust region alone has too
+
+
+def knows(method: Method, name: str) -> bool:
+    """Whether another value of setting ``name`` may make another run of this method."""
+    if method == "apts":
+        return not name.startswith("baseline.")
+    if method == "trust-region" and name.startswith(GLOBAL):
+        return name != "trust_region.reached"  # of the ball
+    return name == "solver.subdomains" or not name.startswith(PARTS)
 
 
 def identity(values: Mapping[str, object], config: Config) -> dict[str, object]:
     """The settings that make a run what it is."""
     bound = (*BOUND, *(name for name in ENDS if binds(name, config)))
-    return {name: value for name, value in values.items() if name in bound or not name.startswith(FREE)}
+    makes = {name: value for name, value in values.items() if name in bound or not name.startswith(FREE)}
+    return {name: value for name, value in makes.items() if knows(config.method, name)}
 
 
 def asked(words: Sequence[str]) -> dict[str, object]:
@@ -29,13 +43,15 @@ def asked(words: Sequence[str]) -> dict[str, object]:
 
 
 def found(folder: Path) -> dict[str, object]:
-    """The identity of the run in ``folder``, a key that is younger than the run at its default; empty if it cannot be told."""
+    """The identity of the run in ``folder``, which may be older than some keys; empty if it cannot be told."""
     try:
-        layer = settings.from_file(folder / CONFIG)
+        tree = read_toml(folder / CONFIG)
+        tree.pop("preset", None)  # its name may have gone; the file has every value
+        layer = settings.from_tree(tree, CONFIG)
         config = settings.resolve(layer).config
-    except settings.SettingsError:
+    except (OSError, ValueError):
         return {}
-    return identity({**settings.values(Config()), **{name: value for name, (value, _) in layer.items()}}, config)
+    return identity(completed({name: value for name, (value, _) in layer.items()}), config)
 
 
 def differences(folder: Path, words: Sequence[str]) -> list[str]:

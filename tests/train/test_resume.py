@@ -23,6 +23,7 @@ from apts_mpi.cli import read_settings
 from apts_mpi.parallel.handshake import HandshakeError
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.regular import SUM, with_sum
+from apts_mpi.resumption import completed
 from apts_mpi.rundir import read_run
 from apts_mpi.safety import CheckpointConfig, Every, every
 from apts_mpi.storage import checkpoint as files
@@ -210,6 +211,19 @@ def test_a_change_may_be_allowed(tmp_path: Path, case: str, capfd: pytest.Captur
     second = on(tmp_path / "run", 8, **REFUSED[case][0], run={"allow_changes": True, "monitor": "plain"})
     assert len(second.steps) == 8 and told(second).startswith(told(first)[:-1]) and second.loss < first.loss
     assert "note: changed: " in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "reached", "average"), [
+    ({"method": "apts", "local.solver": "lsr1", "solver.average": 8}, 0.8, 0),
+    ({"method": "apts", "local.solver": "sweep", "solver.average": 8}, 0.55, 0),
+    ({"method": "adam", "local.solver": "lsr1", "solver.average": 8}, 0.8, 8),
+    ({"method": "adam", "local.solver": "lsr1"}, 0.8, 0),
+    ({"method": "adam", "local.solver": "lsr1", "trust_region.reached": 0.3, "baseline.average": 2}, 0.3, 2),
+])  # fmt: skip
+def test_keys_younger_than_a_run_have_what_was_done_before_them(given: dict[str, Any], reached: float, average: int) -> None:
+    found = completed(given)
+    assert (found["trust_region.reached"], found["baseline.average"]) == (reached, average)
+    assert found["solver.average"] == given.get("solver.average", 0) and found["stop.epochs"] == 10
 
 
 def test_the_end_of_a_cosine_bends_the_trajectory(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from paper.runner import Options, wanted
 from paper.table import Table, cell, spread, write
 
 from apts_mpi import settings
+from apts_mpi.baseline import METHODS, Method
 
 DONE = "outer iterations done"
 
@@ -212,6 +213,52 @@ def test_under_a_schedule_another_end_is_another_run(tmp_path: Path) -> None:
     assert identity.differences(tmp_path, longer.words) == ["stop.epochs = 24, not 48"]
     with pytest.raises(ValueError, match="two cases are called"):
         wanted([case, longer], Options(tmp_path, {"cifar10": "d"}, 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_does_not_know_makes_no_other_run_of_it(method: Method) -> None:
+    known = set(identity.asked(["--method", method]))
+    parts = {name for name in settings.keys() if name.startswith(identity.PARTS)}
+    beside = {"trust_region.radius_init", "trust_region.eta1", "global_step.solver", "global_step.memory", "local.gamma"}
+    assert "solver.subdomains" in known and {"data.batch", "model.name", "run.seed", "method"} <= known and "preset" not in known
+    assert ("baseline.average" in known) == (method != "apts")
+    if method == "apts":
+        assert parts <= known
+    elif method == "trust-region":
+        assert beside <= known and not {"local.solver", "local.iters", "solver.average", "trust_region.reached"} & known
+    else:
+        assert known & parts == {"solver.subdomains"}
+
+
+# The defaults of an earlier source, which had neither trust_region.reached nor baseline.average.
+EARLIER = {
+    "trust_region.radius_init": 0.1, "trust_region.radius_max": 8.0, "trust_region.eta0": 0.0, "trust_region.eta1": 0.1,
+    "local.solver": "lsr1", "local.chunks_min": 8, "global_step.solver": "lsr1", "solver.average": 0,
+}  # fmt: skip
+
+
+def made_earlier(folder: Path, case: Case, **more: object) -> None:
+    """The settings of a run as an earlier source wrote them down."""
+    own = [(case.words[index][2:], case.words[index + 1]) for index in range(0, len(case.words), 2)]
+    layer = {name: (value, "") for name, value in EARLIER.items()} | settings.from_options(own)
+    layer |= {name.replace("__", "."): (value, "") for name, value in more.items()}
+    baseline, text = False, ""
+    for line in settings.to_toml(settings.resolve(layer).config).splitlines():
+        baseline = line == "[baseline]" if line.startswith("[") else baseline
+        text += "" if line.startswith("reached") or (baseline and line.startswith("average")) else f"{line}\n"
+    (folder / "config.toml").write_text(text)
+
+
+def test_a_run_of_adam_stays_the_same_run_whatever_has_become_of_the_defaults_of_apts(tmp_path: Path) -> None:
+    last, at_mean = (adam("digits", 500, 0.1, Limits(epochs=1), mean=mean) for mean in (False, True))
+    made_earlier(tmp_path, last)
+    text = (tmp_path / "config.toml").read_text()
+    assert text.count("average") == 1 and "average = 0" in text and "reached" not in text
+    assert identity.differences(tmp_path, last.words) == []
+    assert identity.differences(tmp_path, at_mean.words) == ["baseline.average = 0, not 8"]
+    made_earlier(tmp_path, last, solver__average=8)  # how the mean was asked for
+    assert identity.differences(tmp_path, at_mean.words) == []
+    assert identity.differences(tmp_path, last.words) == ["baseline.average = 8, not 0"]
 
 
 def test_a_table_says_what_is_not_known(tmp_path: Path) -> None:
