@@ -52,15 +52,15 @@ class ModelConfig:
 class TrustRegionConfig:
     """Acceptance and radius, eq. (7)."""
 
-    radius_init: float = _key(0.1, "Delta of the first outer iteration")
+    radius_init: float = _key(1.0, "Delta of the first outer iteration")
     radius_min: float = _key(1e-6, "lower bound of Delta")
-    radius_max: float = _key(8.0, "upper bound of Delta")
+    radius_max: float = _key(1e6, "upper bound of Delta")
     shrink: float = _key(0.5, "alpha: factor of Delta after a poor step")
     grow: float = _key(2.0, "beta: factor of Delta after a good step")
-    eta0: float = _key(0.0, "a step is accepted if rho >= eta0; 0: the same as eta1")
-    eta1: float = _key(0.1, "Delta shrinks if rho < eta1")
+    eta0: float = _key(0.1, "a step is accepted if rho >= eta0; 0: the same as eta1")
+    eta1: float = _key(0.25, "Delta shrinks if rho < eta1")
     eta2: float = _key(0.75, "Delta grows if rho > eta2")
-    reached: float = _key(0.8, "share of Delta that the local steps must reach before the ball grows; a shared radius grows by rho alone")
+    reached: float = _key(0.55, "share of Delta that the local steps must reach before the ball grows; a shared radius grows by rho alone")
 
     def __post_init__(self) -> None:
         _inside("trust_region.radius_min", self.radius_min, 0, math.inf, closed=False)
@@ -83,14 +83,14 @@ class TrustRegionConfig:
 class LocalConfig:
     """The solver of one subdomain between two communications."""
 
-    solver: Literal["lsr1", "first", "sweep"] = _key("lsr1", "lsr1: quasi-Newton, the paper's; first: gradient steps; sweep: chunks")
+    solver: Literal["lsr1", "first", "sweep"] = _key("sweep", "sweep: chunks; lsr1: quasi-Newton, the paper's; first: gradient steps")
     iters: int = _key(10, "nu: steps between two communications, lsr1 and first")
     memory: int = _key(5, "lsr1: pairs kept in memory")
     gamma: float = _key(1e-6, "lsr1: curvature assumed before the first pair; so small a one makes the first step reach its bound")
     radius_start: float = _key(0.5, "first local radius as a share of the ball, lsr1 and first")
     carry: bool = _key(True, "start later outer iterations from the radius that the last one left, lsr1 and first")
     chunk: int = _key(250, "sweep: wanted samples per chunk")
-    chunks_min: int = _key(8, "sweep: fewest chunks of a subdomain")
+    chunks_min: int = _key(20, "sweep: fewest chunks of a subdomain")
     chunks_max: int = _key(30, "sweep: most chunks of a subdomain")
     passes: int = _key(2, "sweep: steps over all chunks, nu = passes * chunks")
     momentum: float = _key(0.9, "sweep: weight of the earlier chunk gradients")
@@ -110,7 +110,7 @@ class LocalConfig:
 class GlobalStepConfig:
     """The trust-region step on all data after the summed local steps."""
 
-    solver: Literal["lsr1", "first", "none"] = _key("lsr1", "model of the global step; none: no global step")
+    solver: Literal["lsr1", "first", "none"] = _key("none", "model of the global step; none: no global step")
     memory: int = _key(5, "lsr1: pairs kept in memory over the outer iterations")
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class SolverConfig:
     combine: Literal["mean", "sum"] = _key("mean", "s~ = sum (p_i/p) s_i, or sum s_i as in the paper")
     radius: Literal["own", "shared"] = _key("own", "do ball and global step keep a radius each, or share one")
     consistent: bool = _key(True, "first-order consistency r_i of eq. (4); off only for study")
-    average: int = _key(0, "p: the result is the mean of the iterates theta_j, weighted by about j^p; 0: the last iterate; apts")
+    average: int = _key(8, "p: the result is the mean of the iterates theta_j, weighted by about j^p; 0: the last iterate; apts")
 
     def __post_init__(self) -> None:
         _inside("solver.subdomains", self.subdomains, 0, math.inf)
@@ -202,7 +202,7 @@ class Config:
     """All sections of a run."""
 
     method: Method = _key("apts", "apts, or a baseline: one message a gradient; H gradients a message; global trust region alone")
-    preset: Literal["default", "paper", "sweep"] = _key("default", "named set of values just above the defaults")
+    preset: Literal["default", "lsr1", "paper"] = _key("default", "named set of values just above the defaults")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)

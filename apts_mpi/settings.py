@@ -1,8 +1,8 @@
 """Read a ``Config`` from its layers and say where every value came from.
 
-defaults < preset < TOML file < ``APTS_*`` environment < command line. The preset is looked for in all layers first, highest
-wins; its values then sit just above the defaults, so an explicit key of any layer beats it. A key is written ``[local] iters = 7``
-in a file, ``APTS_LOCAL__ITERS=7`` in the environment and ``--local.iters 7`` on the command line.
+defaults < method < preset < TOML file < ``APTS_*`` environment < command line. Method and preset are looked for in all layers first,
+highest wins; their values then sit just above the defaults, so an explicit key of any layer beats them. A key is written
+``[local] iters = 7`` in a file, ``APTS_LOCAL__ITERS=7`` in the environment and ``--local.iters 7`` on the command line.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
+from apts_mpi import presets
 from apts_mpi.config import Config
-from apts_mpi.presets import PRESETS
 from apts_mpi.regular import read_toml
 
 Layer = dict[str, tuple[Any, str]]  # dotted key -> value, where it was given
@@ -178,12 +178,11 @@ def from_options(options: Iterable[tuple[str, str | None]]) -> Layer:
 
 
 def resolve(*layers: Layer) -> Settings:
-    """Layers, lowest first, on top of the defaults and the preset they name."""
+    """Layers, lowest first, on top of the defaults and of what the method and the preset they name bring."""
     given = {name: entry for layer in layers for name, entry in layer.items()}
     merged: Layer = {name: (key.default, "default") for name, key in keys().items()}
-    chosen = given.get("preset", ("default", ""))[0]
-    for section, values in PRESETS[chosen].items():
-        merged |= {f"{section}.{name}": (value, f"preset {chosen}") for name, value in values.items()}
+    for source, tree in presets.layers(*(given.get(top, merged[top])[0] for top in ("preset", "method"))):
+        merged |= from_tree(tree, source)
     merged |= given
     return Settings(_build(merged), {name: source for name, (_, source) in merged.items()})
 

@@ -46,7 +46,7 @@ def train(
         inputs, targets: (samples, ...), tensors or arrays; integer targets are class labels. Every rank keeps its share alone.
         loss: a name, a torch loss module, or a callable of (outputs, targets).
         test: (inputs, targets) to measure the accuracy on.
-        config: settings; or give ``preset="sweep"`` and sections as keywords: ``stop={"epochs": 4}``.
+        config: settings; or give ``preset="lsr1"`` and sections as keywords: ``stop={"epochs": 4}``.
         comm: the ranks; default: those that mpiexec or srun started, or this process alone.
     Nothing is written to disk unless ``run.dir`` is set. Raises ValueError for wrong settings or data.
     """

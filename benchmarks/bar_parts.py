@@ -34,17 +34,17 @@ class Traffic:
 
 
 FULL, MINI = "--data.batch 0", "--data.batch 160"
-NO_GLOBAL = "--global_step.solver none"
+LSR1, NO_GLOBAL = "--preset lsr1", "--global_step.solver none"
 TRAFFIC = (
-    Traffic("default, full batch", FULL, 3, 0, 1),
-    Traffic("default, minibatch", MINI, 4, 0),
-    Traffic("default, minibatch, global first", f"{MINI} --global_step.solver first", 3, 1),
-    Traffic("default, full batch, no global step", f"{FULL} {NO_GLOBAL}", 2, 0, 1),
-    Traffic("default, minibatch, no global step", f"{MINI} {NO_GLOBAL}", 2, 1),
+    Traffic("lsr1, full batch", f"{LSR1} {FULL}", 3, 0, 1),
+    Traffic("lsr1, minibatch", f"{LSR1} {MINI}", 4, 0),
+    Traffic("lsr1, minibatch, global first", f"{LSR1} {MINI} --global_step.solver first", 3, 1),
+    Traffic("lsr1, full batch, no global step", f"{LSR1} {FULL} {NO_GLOBAL}", 2, 0, 1),
+    Traffic("lsr1, minibatch, no global step", f"{LSR1} {MINI} {NO_GLOBAL}", 2, 1),
     Traffic("paper, full batch", f"--preset paper {FULL}", 3, 0, 1),
     Traffic("paper, minibatch", f"--preset paper {MINI}", 4, 0),
-    Traffic("sweep, full batch", f"--preset sweep {FULL}", 2, 0, 1),
-    Traffic("sweep, minibatch", f"--preset sweep {MINI}", 2, 1),
+    Traffic("default, full batch", FULL, 2, 0, 1),
+    Traffic("default, minibatch", MINI, 2, 1),
     Traffic("sgd, minibatch", f"--method sgd {MINI}", 1, 0),
 )
 

@@ -18,7 +18,7 @@ BARS_6 = {"sgd": 2.2, "overlapped": 1.9}
 METHODS = ("apts-5", "apts-10", "apts-20", "apts-first-5", "sweep", "sweep-chunks")
 JUDGED = "apts-5"
 BARS_7 = {"weak": 0.95, "cpu": 1.08}
-CASES_7 = ("apts", "sweep", "sgd")
+CASES_7 = ("lsr1", "sweep", "sgd")
 CROWD = 8  # ranks
 
 

@@ -1,6 +1,6 @@
 """An outer iteration against its own bare gradient evaluations and Allreduces, interleaved in one run.
 
-    mpiexec -n 2 python benchmarks/outer_iteration.py [--samples 5000] [--preset default] [--repeats 20]
+    mpiexec -n 2 python benchmarks/outer_iteration.py [--samples 5000] [--preset lsr1] [--repeats 20]
 
 ``apts_mpi/bench/step.py`` says what the floor is; ``apts-mpi bench step`` is the same measurement with all settings.
 One thread a rank. Ends with status 1 above the bar.
@@ -26,8 +26,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=5000, help="per rank and minibatch")
     parser.add_argument("--network", choices=NETWORKS, default="mnist")
-    parser.add_argument("--preset", choices=PRESETS, default="default")
-    parser.add_argument("--iters", type=int, default=0, help="nu, default that of the preset")
+    parser.add_argument("--preset", choices=PRESETS, default="lsr1", help="the bar was set for lsr1, default %(default)s")
+    parser.add_argument("--iters", type=int, default=0, help="nu of lsr1, default that of the preset")
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -34,11 +34,11 @@ WARM_UP = 2  # rounds
 CHUNKS = 30  # of "sweep-chunks": --samples are those of a chunk, as SGD has them in a step
 NETWORKS = {"mnist": ((1, 28, 28), (512, 256)), "cifar10": ((3, 32, 32), (512, 512))}
 CASES: dict[str, Callable[..., Config]] = {
-    **{f"apts-{nu}": lambda nu=nu, **more: preset("default", local={"iters": nu}, **more) for nu in (5, 10, 20)},
-    "apts-first-5": lambda **more: preset("default", local={"iters": 5}, global_step={"solver": "first"}, **more),
-    "apts": lambda **more: preset("default", **more),
-    "sweep": lambda **more: preset("sweep", **more),
-    "sweep-chunks": lambda **more: preset("sweep", local={"chunk": 1, "chunks_max": CHUNKS}, **more),
+    **{f"apts-{nu}": lambda nu=nu, **more: preset("lsr1", local={"iters": nu}, **more) for nu in (5, 10, 20)},
+    "apts-first-5": lambda **more: preset("lsr1", local={"iters": 5}, global_step={"solver": "first"}, **more),
+    "lsr1": lambda **more: preset("lsr1", **more),
+    "sweep": lambda **more: preset("default", **more),
+    "sweep-chunks": lambda **more: preset("default", local={"chunk": 1, "chunks_max": CHUNKS}, **more),
     "sgd": lambda **more: preset("default", "sgd", **more),
     "overlapped": lambda **more: preset("default", "sgd", baseline={"overlap": True}, **more),
 }

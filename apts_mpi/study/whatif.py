@@ -59,8 +59,8 @@ def fabrics(*own: Fabric) -> tuple[Fabric, ...]:
 def variants(config: Config) -> dict[str, Config]:
     """What is compared, for the model and data settings of ``config``: name -> config."""
     real = replace(config.comm, emulate_latency=0.0, emulate_bandwidth=0.0, emulate_ranks=0)
-    found = {f"APTS nu = {nu}": preset("default", local={"iters": nu}) for nu in (5, 10, 20)}
-    found["APTS sweep"] = preset("sweep")
+    found = {f"APTS nu = {nu}": preset("lsr1", local={"iters": nu}) for nu in (5, 10, 20)}
+    found["APTS sweep"] = preset("default")
     found |= {name: preset("default", "sgd", baseline={"overlap": name == OVERLAPPED, "bucket": config.baseline.bucket})
               for name in (BLOCKING, OVERLAPPED)}  # fmt: skip
     shared = {"model": config.model, "run": config.run, "data": replace(config.data, overlap=0.0), "comm": real}

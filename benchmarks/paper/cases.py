@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from paper.limits import Limits
 
-OURS = "--preset sweep"  # the constants that all bars are for
+OURS = "--preset default"  # the constants that all bars are for
 MEAN, LAST = "--solver.average 8", "--solver.average 0"  # what is read of a run: the mean of its iterates, as ours has it, or the last one
 BASELINE_MEAN = "--baseline.average 8"  # of Adam and SGD, which are read at the last one else
-READ = "Ours and preset `sweep` are read at the mean of their iterates (`solver.average` 8), all else at the last iterate"
+READ = "Ours, preset `default`, is read at the mean of its iterates (`solver.average` 8), all else at the last iterate"
 READ_BOTH = f"{READ}, but where a row says otherwise."
 
 
@@ -114,7 +114,8 @@ def adam(
     return Case(name, PROBLEMS[problem], label, options, until, SHARES, seeds=seeds, every=steps)
 
 
-SUM = "--solver.combine sum --solver.radius shared --local.iters 5 --trust_region.eta1 0.25"  # the paper's policy, our other constants
+# The paper's policy, but for that the constants of lsr1.
+SUM = "--solver.combine sum --solver.radius shared --local.iters 5 --trust_region.eta1 0.25"
 
 
 def preset(problem: str, name: str, subdomains: int, until: Limits, more: str = "", variant: str = "") -> Case:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apts_mpi import settings
-from apts_mpi.baseline import Method
 from apts_mpi.config import Config
 from apts_mpi.regular import read_toml
 from apts_mpi.resumption import binds, completed
@@ -17,13 +16,14 @@ BOUND = ("run.seed", "run.deterministic", "run.evaluate_iterations")  # but for 
 ENDS = ("stop.epochs", "stop.iterations")  # and for these under a schedule that ends with the run
 PARTS = ("solver.", "trust_region.", "local.", "global_step.")  # of APTS
 GLOBAL = ("trust_region.", "global_step.", "local.gamma")  # of them, what the global trust region alone has too
+SWEEP = ("local.chunk", "local.passes", "local.momentum")  # what other local solvers do not have
 
 
-def knows(method: Method, name: str) -> bool:
+def knows(config: Config, name: str) -> bool:
     """Whether another value of setting ``name`` may make another run of this method."""
-    if method == "apts":
-        return not name.startswith("baseline.")
-    if method == "trust-region" and name.startswith(GLOBAL):
+    if config.method == "apts":
+        return not name.startswith("baseline." if config.local.solver == "sweep" else ("baseline.", *SWEEP))
+    if config.method == "trust-region" and name.startswith(GLOBAL):
         return name != "trust_region.reached"  # of the ball
     return name == "solver.subdomains" or not name.startswith(PARTS)
 
@@ -32,7 +32,7 @@ def identity(values: Mapping[str, object], config: Config) -> dict[str, object]:
     """The settings that make a run what it is."""
     bound = (*BOUND, *(name for name in ENDS if binds(name, config)))
     makes = {name: value for name, value in values.items() if name in bound or not name.startswith(FREE)}
-    return {name: value for name, value in makes.items() if knows(config.method, name)}
+    return {name: value for name, value in makes.items() if knows(config, name)}
 
 
 def asked(words: Sequence[str]) -> dict[str, object]:

@@ -62,14 +62,14 @@ ABLATION = (
 ORDERS = (
     OURS,
     Variant("last", "ours, the last iterate", LAST),
-    Variant("", "L-SR1, nu = 10, own radius", "", "default"),
-    Variant("mean", "L-SR1, the mean of the iterates", MEAN, "default"),
-    Variant("local", "L-SR1, no global step", "--global_step.solver none", "default"),
-    Variant("local-mean", "L-SR1, no global step, the mean of the iterates", f"--global_step.solver none {MEAN}", "default"),
-    Variant("inconsistent", "L-SR1 without r_i (4)", "--solver.consistent false", "default"),
-    Variant("inconsistent-mean", "L-SR1 without r_i (4), the mean of the iterates", f"--solver.consistent false {MEAN}", "default"),
-    Variant("first", "first order in its place", FIRST, "default"),
-    Variant("first-mean", "first order, the mean of the iterates", f"{FIRST} {MEAN}", "default"),
+    Variant("", "L-SR1, nu = 10, own radius", "", "lsr1"),
+    Variant("mean", "L-SR1, the mean of the iterates", MEAN, "lsr1"),
+    Variant("local", "L-SR1, no global step", "--global_step.solver none", "lsr1"),
+    Variant("local-mean", "L-SR1, no global step, the mean of the iterates", f"--global_step.solver none {MEAN}", "lsr1"),
+    Variant("inconsistent", "L-SR1 without r_i (4)", "--solver.consistent false", "lsr1"),
+    Variant("inconsistent-mean", "L-SR1 without r_i (4), the mean of the iterates", f"--solver.consistent false {MEAN}", "lsr1"),
+    Variant("first", "first order in its place", FIRST, "lsr1"),
+    Variant("first-mean", "first order, the mean of the iterates", f"{FIRST} {MEAN}", "lsr1"),
 )
 EVALUATIONS = (
     Place("mnist-10k", 2, Limits(passes=24)), Place("mnist-10k", 8, Limits(passes=24)), Place("mnist-full", 4, Limits(passes=60)),

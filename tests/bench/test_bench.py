@@ -65,10 +65,10 @@ def test_pairs_alternate_and_the_first_are_not_counted(monkeypatch: pytest.Monke
 
 
 def test_which_arguments_are_settings() -> None:
-    words = "bench step --samples 5 --local.iters 3 --method=sgd --data.limit=4 --repeats 15 --preset sweep"
+    words = "bench step --samples 5 --local.iters 3 --method=sgd --data.limit=4 --repeats 15 --preset lsr1"
     own, given = bench_cli.split_settings(words.split())
     assert own == ["bench", "step", "--samples", "5", "--repeats", "15"]
-    assert given == ["--local.iters", "3", "--method=sgd", "--data.limit=4", "--preset", "sweep"]
+    assert given == ["--local.iters", "3", "--method=sgd", "--data.limit=4", "--preset", "lsr1"]
 
 
 def document(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
@@ -85,9 +85,12 @@ def document(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> dict
     return found
 
 
-@pytest.mark.parametrize("method", ["apts", "sgd", "local-sgd", "trust-region"])
-def test_a_step_and_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    words = ["--samples", "40", "--model.widths", "4", "--local.iters", "2", "--method", method, "--baseline.period", "2"]
+@pytest.mark.parametrize(("method", "preset"), [
+    ("apts", "lsr1"), ("apts", "default"), ("sgd", "default"), ("local-sgd", "default"), ("trust-region", "default"),
+])  # fmt: skip
+def test_a_step_and_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, preset: str) -> None:
+    words = ["--samples", "40", "--model.widths", "4", "--local.iters", "2", "--method", method, "--preset", preset]
+    words += ["--baseline.period", "2"]
     found = document(tmp_path, monkeypatch, "step", *words)
     assert found["n_params"] == 784 * 4 + 4 + 4 * 10 + 10 and found["samples_per_rank"] == 40
     assert found["emulated_network"] == "" and f'method = "{method}"' in found["settings"]

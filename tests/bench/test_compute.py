@@ -43,7 +43,7 @@ def test_what_is_written_prices_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum(found["parts"]["bytes"]) == 4 * N and "memory = 2" in found["settings"]
     machine = read_machine(tmp_path)
     assert machine is not None
-    for config in (preset("default", data={"batch": 32}), preset("sweep"), preset("default", "adam", baseline={"overlap": True})):
+    for config in (preset("lsr1", data={"batch": 32}), preset("default"), preset("default", "adam", baseline={"overlap": True})):
         parts = predict(machine, config, N, 1, 64).parts
         assert set(parts) == set(PARTS) and parts["gradients"] > 0 and parts["overhead"] > 0 and parts["messages"] >= 0
 

@@ -181,7 +181,7 @@ class Fault:
 
 def settings(folder: Path, run: Path) -> Config:
     return preset(
-        "default", data={"path": str(folder / "set"), "batch": 96}, model={"widths": (9,)}, local={"iters": 2},
+        "lsr1", data={"path": str(folder / "set"), "batch": 96}, model={"widths": (9,)}, local={"iters": 2},
         stop={"epochs": 0, "iterations": ITERATIONS}, checkpoint={"every": "1"},
         run={"dir": str(run), "device": "cpu", "threads": 1, "monitor": "plain", "evaluate": 0},
     )  # fmt: skip

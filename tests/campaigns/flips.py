@@ -28,7 +28,7 @@ from apts_mpi.presets import preset
 
 EVERY, PERIOD = 4, 12  # K; a bit is turned in the first K iterations of each period, the rest is there to recover
 FLIPS = 8  # in a run
-KINDS = (("default", 0), ("default", 96), ("sweep", 96), ("sweep", 0))  # preset, data.batch
+KINDS = (("lsr1", 0), ("lsr1", 96), ("default", 96), ("default", 0))  # preset, data.batch
 NAMED = re.compile(r"after iteration ([0-9]+) theta of rank ([0-9]+) on \S+ is not that of")
 Flip = tuple[int, int, int, int]  # iteration, rank, entry, bit
 

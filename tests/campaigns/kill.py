@@ -45,7 +45,7 @@ class Kind:
 
 
 KINDS = [Kind(ranks, f"--preset {name} {batch}") for name, batch, ranks in product(
-    ("default", "sweep"), ("--data.batch 0", "--data.batch 160 --data.overlap 0.1"), (2, 3))]  # fmt: skip
+    ("lsr1", "default"), ("--data.batch 0", "--data.batch 160 --data.overlap 0.1"), (2, 3))]  # fmt: skip
 
 
 def words(kind: Kind, more: str) -> list[str]:

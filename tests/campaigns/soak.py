@@ -38,8 +38,8 @@ from apts_mpi.rundir import CHECKPOINTS, COMPLETION
 
 RANKS, GAP, KEEP = 2, 200, 2
 KINDS: tuple[dict[str, Any], ...] = (
-    {"local": {"iters": 1, "memory": 2}, "global_step": {"memory": 2}},
-    {"name": "sweep", "local": {"chunks_min": 2, "chunks_max": 2, "passes": 1}},
+    {"name": "lsr1", "local": {"iters": 1, "memory": 2}, "global_step": {"memory": 2}},
+    {"name": "default", "local": {"chunks_min": 2, "chunks_max": 2, "passes": 1}},
     {"method": "trust-region"},
     {"method": "adam"},
     {"method": "local-sgd", "baseline": {"period": 2}},

@@ -20,7 +20,7 @@ from launcher import ENVIRONMENT, MPIEXEC, ROOT, Outcome, ended
 __all__ = ["ENVIRONMENT", "MPIEXEC", "OPTIONS", "ROOT", "make_data", "theta_hash", "train"]
 
 OPTIONS = (
-    "--preset sweep --solver.subdomains 8 --data.batch 160 --data.overlap 0.1 --model.widths 9 --stop.epochs 2 "
+    "--preset default --solver.subdomains 8 --data.batch 160 --data.overlap 0.1 --model.widths 9 --stop.epochs 2 "
     "--run.device cpu --run.threads 1 --run.monitor plain"
 )
 CLASSES = 3

@@ -70,7 +70,7 @@ def test_numerical_failure_ends_with_3_on_all_ranks(tmp_path: Path) -> None:
         "    seen.append(1)\n"
         "    return values if len(seen) <= 5 else values * torch.nan\n"  # tried before the run: two for memory, two, a gradient
     )
-    outcome = train(tmp_path, 2, f"{COMMON} --model.loss brittle:loss --stop.nonfinite 2 --preset sweep")
+    outcome = train(tmp_path, 2, f"{COMMON} --model.loss brittle:loss --stop.nonfinite 2")
     assert outcome.status == 3, outcome.text
     record = json.loads((tmp_path / "run" / "completion.json").read_text())
     assert record["status"] == "too many non-finite trials in a row" and "Traceback" not in outcome.text

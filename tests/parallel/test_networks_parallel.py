@@ -27,11 +27,11 @@ SIZE = WORLD.Get_size()
 
 @pytest.mark.skipif(SIZE & (SIZE - 1) != 0, reason="the tree over subdomains is cut evenly by powers of two alone")
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("preset", ["default", "sweep"])
+@pytest.mark.parametrize("preset", ["default", "lsr1"])
 def test_same_bits_for_any_number_of_ranks(name: str, preset: str) -> None:
     dtype = "float64" if name == "poisson" else "float32"
     this, found = case(name, count=8, dtype=getattr(torch, dtype)), []
-    local = {"iters": 2} if preset == "default" else {"chunks_min": 2, "chunks_max": 2}
+    local = {"iters": 2} if preset == "lsr1" else {"chunks_min": 2, "chunks_max": 2}
     config = settings(preset, model={"dtype": dtype}, solver={"subdomains": 4}, local=local, stop={"epochs": 2})
     for comm in (MpiCommunicator(WORLD), SerialCommunicator()):
         found.append(train(copy.deepcopy(this.module), this.inputs, this.targets, loss=this.loss, config=config, comm=comm))

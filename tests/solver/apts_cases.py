@@ -66,5 +66,5 @@ def cut(orders: list[Order], epoch: int = 0, batch: int = 0) -> list[tuple[list[
     ]
 
 
-def settings(name: str = "default", **sections: Any) -> Config:
+def settings(name: str = "lsr1", **sections: Any) -> Config:
     return preset(name, **sections)

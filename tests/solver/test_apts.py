@@ -19,9 +19,9 @@ from apts_mpi.contracts import Status
 from apts_mpi.solver.lsr1 import LSR1
 
 CASES = {
-    "default": {},
+    "lsr1": {},
     "paper": {},
-    "sweep": {},
+    "default": {},
     "shared": {"solver": {"radius": "shared"}},
     "sum own": {"solver": {"combine": "sum"}},
     "first": {"local": {"solver": "first"}, "global_step": {"solver": "first"}},
@@ -38,7 +38,7 @@ CASES = {
 @pytest.mark.parametrize("subdomains", [1, 2, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_same_trajectory_as_dense_twin(case: str, subdomains: int, batch: int) -> None:
-    name = case if case in ("paper", "sweep") else "default"
+    name = case if case in ("paper", "default") else "lsr1"
     config = settings(name, **CASES[case])
     fast, orders = solver(config, subdomains, batch=batch)
     x, y = data(60)
@@ -56,7 +56,7 @@ def test_same_trajectory_as_dense_twin(case: str, subdomains: int, batch: int) -
 
 
 @pytest.mark.parametrize("combine", ["sum", "mean"])
-@pytest.mark.parametrize("name", ["default", "paper", "sweep"])
+@pytest.mark.parametrize("name", ["default", "lsr1", "paper"])
 def test_summed_step_within_the_radius(name: str, combine: str) -> None:
     fast, _ = solver(settings(name, solver={"combine": combine}), 4, samples=200, batch=100, dtype=torch.float32)
     for k in range(20):
@@ -66,7 +66,7 @@ def test_summed_step_within_the_radius(name: str, combine: str) -> None:
 
 def test_identical_subdomains_are_one() -> None:
     x, y = data(40)
-    config = settings("default", solver={"radius": "shared"})
+    config = settings("lsr1", solver={"radius": "shared"})
     one, _ = solver(config, 1, overlap=0.0, tensors=(x, y))
     four, _ = solver(config, 4, overlap=0.0, tensors=(x.repeat(4, 1), y.repeat(4)))
     for _ in range(8):
@@ -105,7 +105,7 @@ def test_evaluations_and_reductions_minibatch() -> None:
     fast, _ = solver(config, 3, overlap=0.0, batch=30)
     info = [fast.step(0, k) for k in range(2)][-1]
     assert (info.reductions, info.gradient_samples) == (4, (nu + 3) * 30)
-    sweep, _ = solver(settings("sweep", local={"chunks_min": 8}), 3, overlap=0.0, batch=30)
+    sweep, _ = solver(settings("default", local={"chunks_min": 8}), 3, overlap=0.0, batch=30)
     info = [sweep.step(0, k) for k in range(2)][-1]
     chunks = 3 * 8  # of 1 or 2 samples; the first of each subdomain is not evaluated again at theta_k
     assert info.local_iters == 2 * chunks
@@ -134,7 +134,7 @@ def test_rejected_step_restores_theta_bit_for_bit() -> None:
 
 @pytest.mark.parametrize(("reached", "factor"), [(0.0, 2.0), (1.0, 1.0)])
 def test_the_ball_grows_only_if_the_local_steps_have_reached_their_share_of_it(reached: float, factor: float) -> None:
-    config = settings("sweep", solver={"radius": "own"}, trust_region={"radius_init": 0.1, "reached": reached, "eta2": 0.3})
+    config = settings("default", solver={"radius": "own"}, trust_region={"radius_init": 0.1, "reached": reached, "eta2": 0.3})
     fast, _ = solver(config, 3)
     info = fast.step()
     assert info.rho > 0.3 and 0.05 < info.step_norm < 0.1  # good, and shorter than the ball's radius

@@ -32,8 +32,8 @@ def weights(power: int, count: int) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("power", [1, 8])
 def test_the_mean_is_that_of_the_iterates_and_the_method_does_not_see_it(power: int) -> None:
-    inner, _ = solver(settings("sweep"), 3, overlap=0.0, batch=30)
-    alone, _ = solver(settings("sweep"), 3, overlap=0.0, batch=30)
+    inner, _ = solver(settings("default"), 3, overlap=0.0, batch=30)
+    alone, _ = solver(settings("default"), 3, overlap=0.0, batch=30)
     mean, thetas = Averaged(inner, power), []
     for k in range(6):
         info, bare = mean.step(k // 2, k % 2), alone.step(k // 2, k % 2)
@@ -47,7 +47,7 @@ def test_the_mean_is_that_of_the_iterates_and_the_method_does_not_see_it(power: 
 
 
 def test_a_state_goes_on_with_the_same_bits() -> None:
-    one, other = (Averaged(solver(settings("sweep"), 3, overlap=0.0, batch=30)[0], 8) for _ in range(2))
+    one, other = (Averaged(solver(settings("default"), 3, overlap=0.0, batch=30)[0], 8) for _ in range(2))
     for k in range(3):
         one.step(k // 2, k % 2)
     state = one.state()

@@ -17,6 +17,7 @@ from apts_mpi.contracts import Status
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.presets import preset
 from apts_mpi.solver.apts import APTS
+from apts_mpi.solver.average import Averaged
 from apts_mpi.solver.build import check_method, outer_per_epoch
 from apts_mpi.solver.global_only import GlobalTrustRegion
 from apts_mpi.solver.lsr1 import LSR1
@@ -194,7 +195,9 @@ def test_schedules_by_hand() -> None:
 
 
 def test_every_method_has_its_stepper() -> None:
-    kinds = {method: type(stepper(settings(method))[0]).__name__ for method in METHODS}
+    built = {method: stepper(settings(method))[0] for method in METHODS}
+    assert isinstance(built["apts"], Averaged)  # its result is the mean of its iterates
+    kinds = {method: type(made._inner if isinstance(made, Averaged) else made).__name__ for method, made in built.items()}
     per_step = dict.fromkeys(("sgd", "adam", "adamw"), "AllReduce")
     assert kinds == {"apts": APTS.__name__, "local-sgd": "LocalSGD", "trust-region": "GlobalTrustRegion", **per_step}
 
@@ -227,7 +230,8 @@ def test_what_a_method_cannot_do_is_refused(method: str, keys: dict[str, int], b
     (lambda: BaselineConfig(decay=0), r"baseline.decay must be in \(0, 1\], got 0"),
     (lambda: BaselineConfig(period=0), "baseline.period must be in"),
     (lambda: BaselineConfig(bucket=0), "baseline.bucket must be in"),
-    (lambda: preset("sweep", "trust-region"), "method trust-region needs global_step.solver lsr1 or first, got none"),
+    (lambda: preset("default", "trust-region", global_step={"solver": "none"}),
+     "method trust-region needs global_step.solver lsr1 or first, got none"),
     (lambda: preset("default", "local-sgd", baseline={"overlap": True}), "baseline.overlap needs method sgd, adam or adamw, got local-sgd"),
     (lambda: preset("default", "sgd", baseline={"schedule": "cosine"}, stop={"epochs": 0, "wall_time": 9.0}), "cosine needs stop.epochs"),
     (lambda: preset("default", "sdg"), "method must be one of apts, sgd, adam, adamw, local-sgd, trust-region, got 'sdg'"),

@@ -15,9 +15,9 @@ from apts_mpi.solver.build import Stepper, build_stepper
 from apts_mpi.timing import Timers
 
 CASES: dict[str, dict[str, Any]] = {
-    "default": {},
+    "lsr1": {},
     "paper": {"name": "paper"},
-    "sweep": {"name": "sweep", "local": {"solver": "sweep", "chunk": 4, "chunks_min": 2}},
+    "sweep": {"name": "default", "local": {"chunk": 4, "chunks_min": 2}},
     "first order": {"local": {"solver": "first"}, "global_step": {"solver": "first"}},
     "small memory": {"global_step": {"memory": 1}},
     "no memory": {"global_step": {"memory": 0}, "local": {"memory": 0}},

@@ -13,7 +13,7 @@ from solver_cases import cases
 from apts_mpi.config import TrustRegionConfig
 from apts_mpi.solver.trust_region import Verdict, judge, next_radius
 
-CONFIG = TrustRegionConfig(radius_init=1.0, radius_min=0.01, radius_max=10.0, shrink=0.5, grow=2.0, eta1=0.25, eta2=0.75)
+CONFIG = TrustRegionConfig(radius_init=1.0, radius_min=0.01, radius_max=10.0, shrink=0.5, grow=2.0, eta0=0.0, eta1=0.25, eta2=0.75)
 EPS = 2.0**-23
 
 

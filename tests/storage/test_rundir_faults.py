@@ -86,8 +86,8 @@ def test_what_cannot_be_resumed_is_refused_and_left_alone(tmp_path: Path) -> Non
     with pytest.raises(FileExistsError, match="has finished"):
         resumed(path, text)
     assert sorted(path.iterdir()) == before
-    run = resumed(path, text, reopen=True, config='preset = "sweep"\n')
-    assert read_run(path).completion is None and read_run(path).config == 'preset = "sweep"\n'
+    run = resumed(path, text, reopen=True, config='preset = "paper"\n')
+    assert read_run(path).completion is None and read_run(path).config == 'preset = "paper"\n'
     assert (path / "config-until-1.toml").read_text() == CONFIG
     run.close()
 

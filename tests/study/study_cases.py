@@ -25,7 +25,7 @@ run.evaluate_iterations = 1
 run.device = "cpu"
 [[method]]
 name = "Sweep"
-preset = "sweep"
+preset = "default"
 data.batch = 20
 batch_per_rank = 10
 [[method]]

@@ -54,7 +54,7 @@ def configs() -> list[Any]:
         # So small a first radius that the ball is never used up: all local iterations are made.
         local = {"solver": solver, "iters": 3, "radius_start": 0.05, "carry": False}
         local |= {"chunk": 4, "chunks_min": 2, "chunks_max": 5, "passes": 2}
-        found.append(preset("default", local=local, global_step={"solver": step}, trust_region={"radius_init": 0.01}))
+        found.append(preset("lsr1", local=local, global_step={"solver": step}, trust_region={"radius_init": 0.01}))
     found += [preset("default", method, baseline={"lr": 0.01, "period": 2}) for method in ("sgd", "adam", "adamw", "local-sgd")]
     found += [preset("default", "sgd", baseline={"overlap": True, "bucket": 40})]
     found += [preset("default", "trust-region", global_step={"solver": name}) for name in ("lsr1", "first")]
@@ -113,12 +113,12 @@ def test_the_work_is_what_a_run_counts(config: Config, subdomains: int, batch: i
 
 def test_messages_have_the_bytes_of_the_layout() -> None:
     assert TAIL == CELLS == 211
-    work = count(sized(preset("default"), 2, 20), 1000, 2, SAMPLES)
+    work = count(sized(preset("lsr1"), 2, 20), 1000, 2, SAMPLES)
     assert [m.bytes for m in work.messages] == [8 * (1000 + CHECKED)] * 4 and work.vectors["checksum"] == 4
     assert CHECKED == CELLS + 52 == 263
-    alone = count(sized(preset("default"), 2, 20), 1000, 1, SAMPLES)
+    alone = count(sized(preset("lsr1"), 2, 20), 1000, 1, SAMPLES)
     assert [m.bytes for m in alone.messages] == [8 * (1000 + 211)] * 4 and "checksum" not in alone.vectors
-    none = count(preset("sweep", data={"batch": 20}, safety={"checksum": False}), 1000, 2, SAMPLES)
+    none = count(preset("default", data={"batch": 20}, safety={"checksum": False}), 1000, 2, SAMPLES)
     assert "checksum" not in none.vectors and [m.bytes for m in none.messages] == [4 * 1211, 4 * 1211, 4 * 211]
 
 
@@ -141,7 +141,7 @@ def test_too_few_samples_are_refused() -> None:
 
 
 def test_vector_passes_of_a_local_step_by_hand() -> None:
-    config = preset("default", local={"solver": "first", "iters": 1}, global_step={"solver": "none"}, data={"overlap": 0.0})
+    config = preset("lsr1", local={"solver": "first", "iters": 1}, global_step={"solver": "none"}, data={"overlap": 0.0})
     assert dict(count(config, N, 1, 100).vectors) == {
         # begin: copy 2, mul, sub, zero, square; trial: add 3, copy, dot 2, sub, mul, square; mean: mul; C: copy 2, add; D: copy 3, dot 2
         "copy": 8, "mul": 3, "sub": 2, "zero": 1, "square": 2, "add": 4, "dot": 4,
@@ -149,7 +149,7 @@ def test_vector_passes_of_a_local_step_by_hand() -> None:
 
 
 def test_the_memory_fills_during_the_local_steps() -> None:
-    config = preset("default", local={"iters": 7, "memory": 3}, global_step={"memory": 5}, data={"batch": 50})
+    config = preset("lsr1", local={"iters": 7, "memory": 3}, global_step={"memory": 5}, data={"batch": 50})
     assert dict(count(config, N, 1, 100).model_steps) == {0: 1, 1: 1, 2: 1, 3: 4, 5: 1}
     known = count(config, N, 1, 100, 2.5)
     assert dict(known.model_steps) == {0: 1, 1: 1, 2: 0.5, 5: 1}
@@ -171,7 +171,7 @@ def test_the_price_of_sgd_by_hand() -> None:
 
 
 def test_the_price_of_apts_by_hand() -> None:
-    config = preset("default", local={"iters": 2}, data={"batch": 100, "overlap": 0.0})
+    config = preset("lsr1", local={"iters": 2}, data={"batch": 100, "overlap": 0.0})
     found = predict(machine(), config, N, 1, 200)
     assert found.parts["gradients"] == pytest.approx(5 * (1e-3 + 100e-5) + 5e-5 + 100e-6)
     assert found.parts["model"] == pytest.approx(1e-4 + 2e-4 + 7e-5 + 6e-4)

@@ -19,7 +19,7 @@ from apts_mpi.study.plots import labels
 from apts_mpi.study.show import plot_runs, show_run
 from apts_mpi.timing import Timers
 
-CONFIG = 'preset = "default"\n[local]\niters = 7\n[model]\nname = "mlp"\nwidths = [64, 32]\n[trust_region]\neta1 = 0.1\neta2 = 0.75\n'
+CONFIG = 'preset = "default"\n[local]\niters = 7\n[model]\nname = "mlp"\nwidths = [64, 32]\n[trust_region]\neta1 = 0.25\neta2 = 0.75\n'
 FACTS = {"ranks": 3, "versions": {"python": "3.11", "torch": "2.13"}, "hosts": ["n1", "n1", "n2"]}
 FACTS |= {"git_commit": "c0ffee", "started_utc": "today"}
 
@@ -162,7 +162,7 @@ def test_what_the_picture_holds(tmp_path: Path) -> None:
     assert np.array_equal(accuracy.get_lines()[0].get_xdata(), [1, 3, 5, 7, 9, 11])  # only where it was evaluated
     assert loss.get_lines()[1].get_label() == "b (did not finish)"
     assert [axis.get_xlabel().split()[0] for axis in axes[9:]] == ["outer", "gradient", "time,"]
-    assert {float(entry.get_ydata()[0]) for entry in rho.get_lines()} == {0.1, 0.75}  # type: ignore[index, arg-type]
+    assert {float(entry.get_ydata()[0]) for entry in rho.get_lines()} == {0.25, 0.75}  # type: ignore[index, arg-type]
     assert axes[1].get_lines()[0].get_xdata()[2] == 14.0  # type: ignore[index]
 
 

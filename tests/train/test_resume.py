@@ -34,7 +34,7 @@ SAME = ("iteration", "epoch", "loss", "grad_norm", "rho", "radius", "step_norm",
 KINDS: dict[str, dict[str, Any]] = {
     "full batch": {},
     "minibatch": {"data": {"batch": 60, "overlap": 0.1}},
-    "sweep": {"name": "sweep", "data": {"batch": 60}},
+    "sweep": {"name": "default", "data": {"batch": 60}},
     "adam": {"method": "adam", "data": {"batch": 60}},
     "local-sgd": {"method": "local-sgd", "data": {"batch": 60}, "baseline": {"period": 2}},
     "trust-region": {"method": "trust-region"},
@@ -46,7 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def run(
-    folder: Path, iterations: int, seed: int = 0, module: Any = None, tensors: Any = None, name: str = "default", **sections: Any
+    folder: Path, iterations: int, seed: int = 0, module: Any = None, tensors: Any = None, name: str = "lsr1", **sections: Any
 ) -> Result:
     sections = {"solver": {"subdomains": 3}, "checkpoint": {"every": "2"}, **sections}
     sections["run"] = {"dir": str(folder), "seed": seed, **sections.get("run", {})}

@@ -42,7 +42,7 @@ def test_ten_lines_of_library_use(capsys: pytest.CaptureFixture[str], tmp_path: 
     monkeypatch.chdir(tmp_path)
     x, y = task()
     model = nn.Sequential(nn.Linear(INPUTS, 16), nn.ReLU(), nn.Linear(16, CLASSES))
-    result = train(model, x, y, loss=nn.CrossEntropyLoss(), test=task(100, seed=5), preset="sweep", stop={"epochs": 10})
+    result = train(model, x, y, loss=nn.CrossEntropyLoss(), test=task(100, seed=5), preset="default", stop={"epochs": 10})
     assert result.accuracy > 80
     assert result.status is Status.EPOCHS and result.directory == "" and not list(tmp_path.iterdir())
     text = "".join(capsys.readouterr())
@@ -50,7 +50,7 @@ def test_ten_lines_of_library_use(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert re.search(r"set up in \d+\.\d s, first iteration under way", text)
 
 
-@pytest.mark.parametrize("name", ["default", "paper", "sweep"])
+@pytest.mark.parametrize("name", ["default", "lsr1", "paper"])
 def test_trained_weights_are_back_in_the_module(name: str) -> None:
     """Loss and accuracy are measured again, by torch alone."""
     (x, y), (test_x, test_y) = task(), task(101, seed=5)
@@ -167,8 +167,8 @@ def test_lengths_that_do_not_fit(inputs: int, targets: int, test: tuple[int, int
 
 
 def test_wrong_preset_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="preset expects {default,paper,sweep}, got 'sweeep'; did you mean sweep"):
-        train(network(), *task(), preset="sweeep")
+    with pytest.raises(ValueError, match="preset expects {default,lsr1,paper}, got 'papper'; did you mean paper"):
+        train(network(), *task(), preset="papper")
 
 
 @pytest.mark.parametrize(("keys", "words"), [
@@ -176,7 +176,7 @@ def test_wrong_preset_names_the_known_ones() -> None:
     ({"stopp": {"epochs": 1}}, "unknown key stopp.epochs; did you mean stop.epochs?"),
     ({"stop": {"iterations": "1"}}, "stop.iterations expects INT, got '1'"),
     ({"stop": 3}, "stop is a section; give one of its keys"),
-    ({"config": Config(preset="sweep")}, "config is named preset sweep, but has the default's values; make it with preset('sweep')"),
+    ({"config": Config(preset="lsr1")}, "config is named preset lsr1, but has the default's values; make it with preset('lsr1')"),
 ])  # fmt: skip
 def test_wrong_library_settings(keys: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):

@@ -30,7 +30,7 @@ def network(seed: int = 0, hidden: int = 8, outputs: int = CLASSES) -> nn.Module
         return nn.Sequential(nn.Linear(INPUTS, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
 
 
-def settings(name: str = "default", **sections: dict[str, Any]) -> Config:
+def settings(name: str = "lsr1", **sections: dict[str, Any]) -> Config:
     """A config that prints nothing."""
     return preset(name, **{**sections, "run": {**QUIET, **sections.get("run", {})}})
 

@@ -83,15 +83,15 @@ def test_help_lists_every_option_with_its_default() -> None:
 
 def test_printed_config_reads_back(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APTS_LOCAL__PASSES", "4")
-    words = ["--preset=sweep", "--stop.target_loss", "-inf", "--stop.wall-time", "1e2", "--model.widths=8"]
+    words = ["--preset=paper", "--stop.target_loss", "-inf", "--stop.wall-time", "1e2", "--model.widths=8"]
     assert main(["train", "--print_config", *words]) == 0
     text = capsys.readouterr().out
-    for line in ("preset sweep", "environment APTS_LOCAL__PASSES", "command line --stop.wall_time", "default"):
+    for line in ("preset paper", "environment APTS_LOCAL__PASSES", "command line --stop.wall_time", "default"):
         assert line in text
     (tmp_path / "again.toml").write_text(text)
     monkeypatch.delenv("APTS_LOCAL__PASSES")
     config = cli.read_settings(str(tmp_path / "again.toml"), []).config
-    assert (config.preset, config.local.passes, config.stop.wall_time, config.model.widths) == ("sweep", 4, 100.0, (8,))
+    assert (config.preset, config.local.passes, config.stop.wall_time, config.model.widths) == ("paper", 4, 100.0, (8,))
     assert config.trust_region.eta1 == 0.25
     assert main(["train", str(tmp_path / "again.toml"), "--print_config"]) == 0
     assert f"file {tmp_path / 'again.toml'}" in capsys.readouterr().out

@@ -45,7 +45,7 @@ def test_the_error_is_relative_to_the_answer() -> None:
 
 def test_small_runs_from_the_command_to_the_table(tmp_path: Path) -> None:
     convert("poisson", None, tmp_path / "data", options=Source(points=64))
-    place = Place("poisson", 6, 32, 2, {"adam": (1e-3, 1e-2)}, presets=("sweep",))
+    place = Place("poisson", 6, 32, 2, {"adam": (1e-3, 1e-2)}, presets=("default",))
     said: list[str] = []
     options = Options(tmp_path / "runs", {"poisson": str(tmp_path / "data")}, 1, 1, say=said.append)
     store = Store(options.runs)
@@ -53,8 +53,8 @@ def test_small_runs_from_the_command_to_the_table(tmp_path: Path) -> None:
     assert Runner(options).make(beyond.finals(store, (place,))) == 0 and said[-1].endswith("0 to make")  # one seed: they are there
     (table,) = beyond.tables(store, (place,))
     mine, last, adam, at_mean = table.rows
-    assert (mine["method"], adam["method"]) == ("preset sweep", "Adam 32, rate 0.01, end of the grid")
-    assert (last["method"], at_mean["method"][:12]) == ("preset sweep, last", "Adam 32, mea")
+    assert (mine["method"], adam["method"]) == ("preset default", "Adam 32, rate 0.01, end of the grid")
+    assert (last["method"], at_mean["method"][:12]) == ("preset default, last", "Adam 32, mea")
     assert mine["passes"] <= 6 and adam["passes"] == 6 and (mine["tuning"], adam["tuning"]) == (0, 12)
     assert mine["values"] == last["values"] >= 0 and mine["error"] != last["error"] and adam["error"] != at_mean["error"]
     assert (mine["ranks"], mine["seconds"] > 0) == ("1", True)  # one job

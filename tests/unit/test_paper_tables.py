@@ -14,7 +14,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from paper import bars, beyond, experiments, identity, rates, targets, tuning, variants
-from paper.cases import Case, adam, ours, paper
+from paper.cases import Case, adam, ours, paper, preset
 from paper.curves import Curve, Store
 from paper.limits import Limits, Used
 from paper.report import Context, fallen
@@ -23,6 +23,7 @@ from paper.table import Table, cell, spread, write
 
 from apts_mpi import settings
 from apts_mpi.baseline import METHODS, Method
+from apts_mpi.presets import PRESETS
 
 DONE = "outer iterations done"
 
@@ -223,7 +224,9 @@ def test_what_a_method_does_not_know_makes_no_other_run_of_it(method: Method) ->
     assert "solver.subdomains" in known and {"data.batch", "model.name", "run.seed", "method"} <= known and "preset" not in known
     assert ("baseline.average" in known) == (method != "apts")
     if method == "apts":
-        assert parts <= known
+        assert parts <= known and parts - set(identity.asked(["--preset", "paper"])) == {
+            "local.chunk", "local.chunks_min", "local.chunks_max", "local.passes", "local.momentum",
+        }  # fmt: skip
     elif method == "trust-region":
         assert beside <= known and not {"local.solver", "local.iters", "solver.average", "trust_region.reached"} & known
     else:
@@ -259,6 +262,24 @@ def test_a_run_of_adam_stays_the_same_run_whatever_has_become_of_the_defaults_of
     made_earlier(tmp_path, last, solver__average=8)  # how the mean was asked for
     assert identity.differences(tmp_path, at_mean.words) == []
     assert identity.differences(tmp_path, last.words) == ["baseline.average = 8, not 0"]
+
+
+FORMER = {
+    "default": {"local.solver": "sweep", "global_step.solver": "none", "trust_region.radius_init": 1.0, "trust_region.radius_max": 1e6,
+                "trust_region.eta0": 0.1, "trust_region.eta1": 0.25, "solver.average": 8, "local.chunks_min": 20},
+    "lsr1": {},
+    "paper": {"trust_region.eta1": 0.25, "trust_region.radius_init": 0.01, "trust_region.radius_max": 4.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_run_of_a_preset_that_had_another_name_is_the_same_run(tmp_path: Path, name: str) -> None:
+    case = preset("digits", name, 2, Limits(epochs=1))
+    made_earlier(tmp_path, case, **{key.replace(".", "__"): value for key, value in FORMER[name].items()})
+    text = (tmp_path / "config.toml").read_text()
+    (tmp_path / "config.toml").write_text(text.replace(f'preset = "{name}"', 'preset = "sweep"'))
+    assert identity.differences(tmp_path, case.words) == []
+    assert identity.differences(tmp_path, [*case.words, "--trust_region.reached", "0.1"])[0].startswith("trust_region.reached = 0.")
 
 
 def test_a_table_says_what_is_not_known(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,29 +36,66 @@ def test_without_layers_all_is_default() -> None:
 
 
 def test_each_layer_beats_the_one_below(tmp_path: Path) -> None:
-    path = write(tmp_path, 'preset = "sweep"\n[local]\niters = 6\nmemory = 6\npasses = 6\n[trust_region]\neta1 = 0.3\n')
+    path = write(tmp_path, 'preset = "lsr1"\n[local]\niters = 6\nmemory = 6\npasses = 6\n[trust_region]\neta1 = 0.3\n')
     environ = {"APTS_LOCAL__ITERS": "7", "APTS_LOCAL__MEMORY": "7", "HOME": "x"}
     found = resolve(from_file(path), from_environment(environ), from_options([("local.iters", "8")]))
     assert (found.config.local.iters, found.config.local.memory, found.config.local.passes) == (8, 7, 6)
     assert found.config.trust_region.eta1 == 0.3  # an explicit key beats the preset
-    assert found.config.trust_region.radius_init == 1.0
+    assert found.config.trust_region.radius_init == 0.1
     expected = {
         "local.iters": "command line --local.iters",
         "local.memory": "environment APTS_LOCAL__MEMORY",
         "local.passes": f"file {path}",
         "trust_region.eta1": f"file {path}",
-        "trust_region.radius_init": "preset sweep",
+        "trust_region.radius_init": "preset lsr1",
         "preset": f"file {path}",
         "run.seed": "default",
     }
     assert {name: found.sources[name] for name in expected} == expected
 
 
+GLOBAL = {
+    "global_step.solver": "lsr1", "global_step.memory": 5, "local.gamma": 1e-6, "trust_region.radius_init": 0.1,
+    "trust_region.radius_min": 1e-6, "trust_region.radius_max": 8.0, "trust_region.eta0": 0.0, "trust_region.eta1": 0.1,
+    "trust_region.eta2": 0.75,
+}  # fmt: skip
+
+
+def test_a_global_trust_region_alone_has_a_model_and_radii_of_its_own_below_every_preset() -> None:
+    found = resolve(from_options([("method", "trust-region")]))
+    assert {name: settings.values(found.config)[name] for name in GLOBAL} == GLOBAL
+    assert found.sources["global_step.solver"] == "method trust-region" and found.config.average == 0
+    assert found.config == preset("default", "trust-region")
+    papers = resolve(from_options([("method", "trust-region"), ("preset", "paper"), ("trust_region.eta2", "0.8")]))
+    assert papers.config == preset("paper", "trust-region", trust_region={"eta2": 0.8})
+    assert papers.config.trust_region == replace(preset("paper").trust_region, eta2=0.8) and papers.config.local.gamma == 1
+    assert papers.sources["trust_region.eta1"] == "preset paper"
+    with pytest.raises(SettingsError, match="needs global_step.solver lsr1 or first, got none .*global_step.solver from command line"):
+        resolve(from_options([("method", "trust-region"), ("global_step.solver", "none")]))
+
+
+PAPER = {
+    "solver": {"subdomains": 0, "combine": "sum", "radius": "shared", "consistent": True, "average": 0},
+    "trust_region": {"radius_init": 0.01, "radius_min": 0.001, "radius_max": 4.0, "shrink": 0.5, "grow": 2.0, "eta0": 0.0, "eta1": 0.25,
+                     "eta2": 0.75, "reached": 0.8},
+    "local": {"solver": "lsr1", "iters": 5, "memory": 5, "gamma": 1.0, "radius_start": 1.0, "carry": False},
+    "global_step": {"solver": "lsr1", "memory": 5},
+}  # fmt: skip
+
+
+def test_the_papers_preset_is_algorithm_1_with_the_published_constants_whatever_the_defaults_are() -> None:
+    found = settings.values(preset("paper"))
+    wanted = {f"{section}.{name}": value for section, keys in PAPER.items() for name, value in keys.items()}
+    assert {name: found[name] for name in wanted} == wanted
+    rest = {name.partition(".")[2] for name in found if name.startswith("local.")} - set(PAPER["local"])
+    assert rest == {"chunk", "chunks_min", "chunks_max", "passes", "momentum"}  # of a sweep alone
+
+
 def test_the_preset_of_the_highest_layer_wins_and_lies_below_all_explicit_keys(tmp_path: Path) -> None:
-    path = write(tmp_path, 'preset = "sweep"\n[solver]\ncombine = "mean"\n')
+    path = write(tmp_path, 'preset = "lsr1"\n[solver]\ncombine = "mean"\n')
     found = resolve(from_file(path), from_environment({"APTS_PRESET": "paper"}))
     assert found.config.preset == "paper"
-    assert found.config.local.solver == "lsr1"  # nothing of sweep is left
+    assert found.config.trust_region.radius_max == 4.0  # nothing of lsr1 is left
     assert found.config.solver.combine == "mean"  # a lower layer, but explicit
     assert found.config.solver.radius == "shared"
 
@@ -102,7 +140,7 @@ def test_texts_become_values(option: str, text: str, value: object) -> None:
         (lambda: from_options([("run.share_gpu", "maybe")]), "run.share_gpu expects {true,false}, got 'maybe'"),
         (lambda: from_options([("model.widths", "5,x")]), "model.widths expects INT,INT,..., got '5,x'"),
         (lambda: from_options([("run.dir", "\udcff")]), "run.dir expects TEXT"),
-        (lambda: from_options([("preset", "swep")]), "expects {default,paper,sweep}, got 'swep'; did you mean sweep?"),
+        (lambda: from_options([("preset", "papr")]), "expects {default,lsr1,paper}, got 'papr'; did you mean paper?"),
         (lambda: from_environment({"APTS_LOCAL__ITER": "3"}), "APTS_LOCAL__ITER: unknown key local.iter; did you mean APTS_LOCAL__ITERS?"),
         (lambda: from_environment({"APTS_LOCAL__ITERS": ""}), "environment APTS_LOCAL__ITERS: local.iters expects INT, got ''"),
         (lambda: from_file("nowhere.toml"), "file nowhere.toml: cannot be read: No such file"),
@@ -147,7 +185,7 @@ def test_a_value_out_of_bounds_names_every_key_that_may_be_to_blame() -> None:
     with pytest.raises(SettingsError) as caught:
         resolve(from_options([("trust_region.radius_max", "0.01")]))
     assert str(caught.value) == (
-        "trust_region.radius_init must be in [1e-06, 0.01], got 0.1 (trust_region.radius_max from command line --trust_region.radius_max)"
+        "trust_region.radius_init must be in [1e-06, 0.01], got 1 (trust_region.radius_max from command line --trust_region.radius_max)"
     )
 
 
@@ -163,7 +201,7 @@ ODD = Config(
 )
 
 
-@pytest.mark.parametrize("config", [Config(), preset("paper"), preset("sweep"), ODD])
+@pytest.mark.parametrize("config", [Config(), preset("paper"), preset("lsr1"), ODD])
 def test_toml_and_json_read_back_equal(tmp_path: Path, config: Config) -> None:
     sources = dict.fromkeys(settings.keys(), "file with\nnewline")
     path = write(tmp_path, settings.to_toml(config, sources))
@@ -180,7 +218,7 @@ def test_any_value_survives_json(text: str, number: float, count: int) -> None:
 def test_digest_changes_with_every_value_and_with_nothing_else() -> None:
     assert settings.digest(Config()) == settings.digest(resolve().config)
     assert settings.digest(Config(stop=StopConfig(wall_time=60))) == settings.digest(Config(stop=StopConfig(wall_time=60.0)))
-    others = {settings.digest(config) for config in (Config(), preset("paper"), preset("sweep"), ODD)}
+    others = {settings.digest(config) for config in (Config(), preset("paper"), preset("lsr1"), ODD)}
     assert len(others) == 4
 
 
