@@ -43,10 +43,13 @@ class Evaluator:
         losses = self.loss(self.flat.module(inputs), targets)
         self.flat.write_gradient_(grad, losses, weight)  # neither cleared nor read first: at small batches a tenth of the time
         self.gradient_samples += len(first)
-        return losses.detach().double().sum() * weight + self.add(theta, grad, data, range(first.stop, rows.stop), weight)
+        return self.add(theta, grad, data, range(first.stop, rows.stop), weight, before=losses.detach().double().sum())
 
-    def add(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, watch: Watch | None = None) -> Tensor:
-        """As ``write``, but the gradient is added into ``grad``.
+    def add(
+        self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, watch: Watch | None = None,
+        before: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """As ``write``, but the gradient is added into ``grad``; ``before``: the sum of earlier losses, of which this goes on.
 
         ``watch`` looks on while the last piece's backward pass makes entries of ``grad`` final; with ``grad`` None it takes them away.
 
@@ -56,7 +59,7 @@ class Evaluator:
         step = self.piece
         self.flat.point(theta, grad)
         wanted = grad is not None or watch is not None
-        total = torch.zeros((), dtype=torch.float64, device=self.flat.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.flat.device) if before is None else before
         for start in range(rows.start, rows.stop, step):
             inputs, targets = data.take(range(start, min(start + step, rows.stop)))
             with torch.set_grad_enabled(wanted):

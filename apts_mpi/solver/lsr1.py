@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apts_mpi.solver.compact import Gram, Spectrum, spectrum, sr1
+from apts_mpi.solver.compact import Gram, Spectrum, product_noise, spectrum, sr1
 from apts_mpi.solver.model import Observed, Step, block_sizes
 from apts_mpi.solver.obs import Combination, GradProducts, minimise
 from apts_mpi.solver.subproblem import Solution
@@ -46,8 +46,7 @@ class LSR1:
         if n_params < 1 or memory < 0 or not math.isfinite(gamma_init):
             raise ValueError(f"need n_params >= 1, memory >= 0, finite gamma_init; got {n_params}, {memory}, {gamma_init}")
         self.n_params, self.memory, self.gamma_init = n_params, memory, gamma_init
-        # Relative accuracy of the inner products, measured, and of the float64 arithmetic on them.
-        self.noise = 2 * torch.finfo(dtype).eps + 16 * float(np.finfo(np.float64).eps)
+        self.noise = product_noise(dtype)
         self.cut = cut
         self._product_block, self._block = (min(n_params, size) for size in block_sizes(device))
         self._rows = torch.zeros(2 * (memory + 1), n_params, dtype=dtype, device=device)
