@@ -85,7 +85,7 @@ class LocalConfig:
 
     solver: Literal["lsr1", "first", "sweep"] = _key("sweep", "sweep: chunks; lsr1: quasi-Newton, the paper's; first: gradient steps")
     iters: int = _key(10, "nu: steps between two communications, lsr1 and first")
-    memory: int = _key(5, "lsr1: pairs kept in memory")
+    memory: int = _key(10, "lsr1: pairs kept in memory; sweep, full batch: pairs of the metric of its steps, 0: none")
     gamma: float = _key(1e-6, "lsr1: curvature assumed before the first pair; so small a one makes the first step reach its bound")
     radius_start: float = _key(0.5, "first local radius as a share of the ball, lsr1 and first")
     carry: bool = _key(True, "start later outer iterations from the radius that the last one left, lsr1 and first")

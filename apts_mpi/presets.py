@@ -13,13 +13,13 @@ PRESETS: dict[str, Tree] = {
     "default": {},
     "lsr1": {  # quasi-Newton steps, in the subdomains and on all data
         "solver": {"average": 0},
-        "local": {"solver": "lsr1"},
+        "local": {"solver": "lsr1", "memory": 5},
         "global_step": {"solver": "lsr1"},
         "trust_region": {"radius_init": 0.1, "radius_max": 8.0, "eta0": 0.0, "eta1": 0.1, "reached": 0.8},
     },
     "paper": {  # Algorithm 1 to the letter, with the published constants
         "solver": {"combine": "sum", "radius": "shared", "average": 0},
-        "local": {"solver": "lsr1", "iters": 5, "gamma": 1.0, "radius_start": 1.0, "carry": False},
+        "local": {"solver": "lsr1", "iters": 5, "memory": 5, "gamma": 1.0, "radius_start": 1.0, "carry": False},
         "global_step": {"solver": "lsr1"},
         "trust_region": {"radius_init": 0.01, "radius_min": 0.001, "radius_max": 4.0, "eta0": 0.0, "eta1": 0.25, "reached": 0.8},
     },

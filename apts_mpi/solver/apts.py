@@ -10,7 +10,7 @@ from torch import Tensor
 from apts_mpi import timing
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo, Timers, Wishes, no_wishes
-from apts_mpi.solver.build import build_local, build_model
+from apts_mpi.solver.build import build_local, build_metric, build_model
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.local import LocalResult, LocalStart
 from apts_mpi.solver.model import Step
@@ -35,6 +35,7 @@ class APTS:
         self._objective = objective
         self._local = build_local(config, theta, timers)
         self._model = build_model(config.global_step.solver, config.global_step.memory, config.local.gamma, theta)
+        self._metric = build_metric(config, theta, objective.batches)
         self._exchange = Exchange(theta, objective, comm, timers, wishes)
         self._loss = SharedLoss(objective, self._exchange, timers, self._local.chunk_count)
         self._steps = [torch.zeros_like(theta) for _ in objective.subdomains]
@@ -74,6 +75,8 @@ class APTS:
         shared = {name: number(value) for name, value in {**numbers, "known": self._known}.items()}
         if self._model is not None:
             shared |= {f"model.{name}": value for name, value in self._model.state().items()}
+        if self._metric is not None:
+            shared |= {f"metric.{name}": value for name, value in self._metric.state().items()}
         return State(shared, [self._local.state(i) for i in range(len(self._objective.subdomains))])
 
     def restore_(self, state: State) -> None:
@@ -83,6 +86,8 @@ class APTS:
         self.radius, self.global_radius = float(shared["radius"]), float(shared["global_radius"])
         if self._model is not None:
             self._model.restore_(state.part("model"))
+        if self._metric is not None:
+            self._metric.restore_(state.part("metric"))
         for i, own in enumerate(state.own):
             self._local.restore_(i, own)
         self._known = bool(shared["known"]) and self._objective.batches == 1
@@ -111,6 +116,7 @@ class APTS:
                 begin = LocalStart(
                     index=i, subdomain=subdomain, theta=self.theta, grad=start.grad, share_value=start.values[i],
                     share_grad=start.shares[i], chunks=start.chunks[i], ball=ball, radius_min=smallest,
+                    metric=self._metric,
                 )  # fmt: skip
                 results.append(self._local.solve(begin, self._steps[i]))
                 if mean:
@@ -133,7 +139,12 @@ class APTS:
             verdict = Verdict(math.nan, accepted=False, converged=local.converged == self._subdomains, nonfinite=False)
         else:
             torch.add(self.theta, self._step, out=self._trial)
+            before = self._loss.here
             verdict = self._judge_trial(predicted, gradient=self._model is not None or self._objective.batches == 1)
+            after = self._loss.here if verdict.accepted else self._loss.there
+            if self._metric is not None and after.finite:
+                with self._timers(timing.MODEL):
+                    self._metric.observe(self._step, before.grad, after.grad)
         shared = self._config.solver.radius == "shared"
         self.radius = self._next_radius(self.radius, verdict, shared or local.length >= self._config.trust_region.reached * self.radius)
         if shared:

@@ -11,6 +11,7 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.local import LocalSolver, LocalTrustRegion
 from apts_mpi.solver.lsr1 import LSR1
+from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.model import FirstOrder, Model
 from apts_mpi.solver.sweep import Sweep
 
@@ -78,6 +79,13 @@ def build_local(config: Config, like: Tensor, timers: Timers) -> LocalSolver:
     model = build_model(config.local.solver, config.local.memory, config.local.gamma, like)
     assert model is not None
     return LocalTrustRegion(model, config.local, config.trust_region, config.solver.consistent, like, timers)
+
+
+def build_metric(config: Config, like: Tensor, batches: int) -> Metric | None:
+    """The metric of a sweep's steps; None for other solvers, and on minibatches, whose gradients at two points are of other data."""
+    if config.local.solver != "sweep" or not config.local.memory or batches > 1:
+        return None
+    return Metric(config.local.memory, like)
 
 
 def build_model(name: str, memory: int, gamma: float, like: Tensor) -> Model | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from apts_mpi import timing
 from apts_mpi.config import LocalConfig, TrustRegionConfig
 from apts_mpi.contracts import Subdomain, Timers
+from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.model import Model
 from apts_mpi.solver.trust_region import judge, next_radius
 from apts_mpi.solver.vectors import dot, norm, number
@@ -33,6 +34,7 @@ class LocalStart:
     chunks: Tensor  # (chunks, n), kept chunk gradients at theta_k, or empty
     ball: float  # bound on the length of the accumulated local step
     radius_min: float  # lower bound of the local radius
+    metric: Metric | None = None  # of a sweep; None: the Euclidean one
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ class Sweep:
     """nu = passes * chunks normalised momentum steps whose total length is the ball's radius Delta.
 
     For j = 0..nu-1 and chunk C = C_{j mod chunks} (numerics: eq. (3)-(4) with the chunk in place of D_i):
-    g_j = grad f(theta_j; C) - grad f(theta_k; C) + grad f(theta_k; D), m = beta m + (1 - beta) g_j,
-    theta_{j+1} = theta_j - (Delta / nu) m / ||m||. So ||s_i|| <= Delta, and Delta is the step size.
+    g_j = grad f(theta_j; C) - grad f(theta_k; C) + grad f(theta_k; D), m = beta m + (1 - beta) g_j, d = P m,
+    theta_{j+1} = theta_j - (Delta / nu) d / ||d||. So ||s_i|| <= Delta, and Delta is the step size. P is the ``metric``, if
+    the start has one, else I.
     The path is as long as the radius whatever happens: one that ends nearer than ``trust_region.reached`` of it has turned, and longer
     steps would turn more. The predicted decrease of the summed step is half the linear one, -<g, s~> / 2.
     """
@@ -27,7 +28,7 @@ class Sweep:
 
     def __init__(self, config: LocalConfig, like: Tensor) -> None:
         self._config = config
-        self._point, self._momentum, self._change = (torch.zeros_like(like) for _ in range(3))
+        self._point, self._momentum, self._change, self._product = (torch.zeros_like(like) for _ in range(4))
 
     def chunk_count(self, subdomain: Subdomain) -> int:
         """About ``chunk`` samples each, within the bounds on their number."""
@@ -47,8 +48,9 @@ class Sweep:
                 torch.sub(start.grad, start.chunks[i], out=change)
                 start.subdomain.add_chunk(i, point, change, 1.0)
             momentum.lerp_(change, 1 - beta)
-            length = torch.dot(momentum, momentum).sqrt_().clamp_(min=torch.finfo(momentum.dtype).tiny)
-            torch.addcmul(point, momentum, length.reciprocal_(), value=-start.ball / steps, out=point)
+            direction = start.metric.apply_(momentum, self._product) if start.metric is not None else momentum
+            length = torch.dot(direction, direction).sqrt_().clamp_(min=torch.finfo(direction.dtype).tiny)
+            torch.addcmul(point, direction, length.reciprocal_(), value=-start.ball / steps, out=point)
         torch.sub(point, start.theta, out=out)
         return LocalResult(decrease=0.0, length=min(norm(out), start.ball), iters=steps, accepted=steps)
 

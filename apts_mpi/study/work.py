@@ -143,6 +143,9 @@ class _Counting:
         self.pack()  # C
         self.passes(copy=1, dot=self.sweep, add=1)
         self.evaluate(kind != "none" or not self.fresh)  # D
+        if self.sweep and not self.fresh:  # a pair for the metric: its products, then Q
+            memory = self.config.local.memory
+            self.passes(copy=1, sub=1, combine=4 * memory + 2 * memory * memory)
         self.passes(copy=1, dot=1)
         if kind != "none":
             self.trial(kind)  # E
@@ -224,3 +227,5 @@ class _Counting:
         steps = self.config.local.passes * len(chunks)
         self.done.added.each((chunks * self.config.local.passes)[1:])
         self.passes(copy=2, zero=1, lerp=steps, length=steps, addcmul=steps, sub=steps)
+        if not self.fresh:  # the metric, once its memory is full
+            self.passes(combine=2 * steps * self.config.local.memory)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from dense_sr1 import DenseLSR1
+from dense_sr1 import DenseLSR1, recursion
 from dense_trust_region import solve_dense
 from numpy.typing import NDArray
 
@@ -57,6 +57,7 @@ class DenseAPTS:
         self.net, self.theta, self.c = network, theta.copy(), config
         self.radius = self.global_radius = radius_init
         self.memory = DenseLSR1(network.n, config.global_step.memory, config.local.gamma)
+        self.pairs: list[tuple[Array, Array]] = []  # of the sweep's metric
         self.local_radii: dict[int, float] = {}
         self.rhos: list[float] = []
 
@@ -65,7 +66,7 @@ class DenseAPTS:
         loss, grad = self.net.sums(theta, rows)
         return loss / len(rows), grad / len(rows)
 
-    def step(self, cut: Cut) -> None:
+    def step(self, cut: Cut, full_batch: bool) -> None:
         total, count, rule = sum(len(owned) for owned, _ in cut), len(cut), self.c.trust_region
         mean = self.c.solver.combine == "mean"
         loss, grad = self.f(self.theta, cut)
@@ -81,7 +82,10 @@ class DenseAPTS:
         if self.c.local.solver == "sweep":
             predicted = -0.5 * grad @ step
         shared = self.c.solver.radius == "shared"
-        accepted, rho = self._judge(loss - self.f(self.theta + step, cut)[0], predicted) if length else (False, np.nan)
+        new, new_grad = self.f(self.theta + step, cut)
+        accepted, rho = self._judge(loss - new, predicted) if length else (False, np.nan)
+        if self.c.local.solver == "sweep" and full_batch and self.c.local.memory:
+            self.pairs = [*self.pairs, (step, new_grad - grad)][-self.c.local.memory :]
         self.radius = self._next(self.radius, accepted, rho, shared or length >= rule.reached * self.radius)
         self.rhos.append(rho)
         if accepted:
@@ -138,17 +142,29 @@ class DenseAPTS:
             self.local_radii[i] = radius
         return s, value0 - value
 
+    def _metric(self) -> Array:
+        """min(1, gamma |B|^-1)^(1/2) by its eigenvalues."""
+        curvatures = [s @ y / (s @ s) for s, y in self.pairs if s @ y > 0]
+        if not curvatures:
+            return np.eye(self.net.n)
+        gamma = 0.9 * min(curvatures)
+        b, _ = recursion(np.array([s for s, _ in self.pairs]), np.array([y for _, y in self.pairs]), gamma)
+        size, vectors = np.linalg.eigh(b)
+        return vectors @ np.diag(np.sqrt(np.minimum(1.0, gamma / np.maximum(abs(size), 1e-300)))) @ vectors.T
+
     def _sweep(self, owned: list[int], borrowed: list[int], grad: Array, ball: float) -> Array:
         c = self.c.local
         chunks = min(min(max(round(len(owned) / c.chunk), c.chunks_min), c.chunks_max), len(owned))
         pieces = [owned[j * len(owned) // chunks : (j + 1) * len(owned) // chunks] for j in range(chunks)]
         pieces += [borrowed] if borrowed else []
+        metric = self._metric()
         nu, theta, m = c.passes * len(pieces), self.theta, np.zeros_like(self.theta)
         for j in range(nu):
             rows = pieces[j % len(pieces)]
             change = (self.net.sums(theta, rows)[1] - self.net.sums(self.theta, rows)[1]) / len(rows)
             m = c.momentum * m + (1 - c.momentum) * (grad + change)
-            theta = theta - ball / nu * m / np.linalg.norm(m)
+            d = metric @ m
+            theta = theta - ball / nu * d / np.linalg.norm(d)
         return theta - self.theta
 
     def _propose(self, solver: str, memory: DenseLSR1, grad: Array, radius: float) -> tuple[Array, float]:

@@ -17,11 +17,14 @@ from dense_apts import DenseAPTS, Network
 
 from apts_mpi.contracts import Status
 from apts_mpi.solver.lsr1 import LSR1
+from apts_mpi.solver.metric import Metric
 
 CASES = {
     "lsr1": {},
     "paper": {},
     "default": {},
+    "default, no metric": {"local": {"memory": 0}},
+    "default, one pair": {"local": {"memory": 1}},
     "shared": {"solver": {"radius": "shared"}},
     "sum own": {"solver": {"combine": "sum"}},
     "first": {"local": {"solver": "first"}, "global_step": {"solver": "first"}},
@@ -38,18 +41,18 @@ CASES = {
 @pytest.mark.parametrize("subdomains", [1, 2, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_same_trajectory_as_dense_twin(case: str, subdomains: int, batch: int) -> None:
-    name = case if case in ("paper", "default") else "lsr1"
+    name = case.split(",")[0] if case.startswith(("paper", "default")) else "lsr1"
     config = settings(name, **CASES[case])
     fast, orders = solver(config, subdomains, batch=batch)
     x, y = data(60)
-    for model in (fast._model, getattr(fast._local, "_model", None)):
-        if isinstance(model, LSR1):
+    for model in (fast._model, fast._metric, getattr(fast._local, "_model", None)):
+        if isinstance(model, LSR1 | Metric):
             model.cut = 1e-12  # as good as the textbook's recursion, which cuts nothing
     slow = DenseAPTS(Network(x.numpy(), y.numpy(), HIDDEN, CLASSES), fast.theta.numpy(), config, config.trust_region.radius_init)
     batches = orders[0].batches
     for k in range(6):
         info = fast.step(k // batches, k % batches)
-        slow.step(cut(orders, k // batches, k % batches))
+        slow.step(cut(orders, k // batches, k % batches), batches == 1)
         assert info.rho == pytest.approx(slow.rhos[-1], rel=1e-4), k
         assert np.linalg.norm(fast.theta.numpy() - slow.theta) <= 1e-5 * np.linalg.norm(slow.theta), k
         assert (fast.radius, fast.global_radius) == pytest.approx((slow.radius, slow.global_radius))

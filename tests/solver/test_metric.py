@@ -1,0 +1,97 @@
+"""The metric against its definition by eigenvalues of a dense matrix."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).parents[1] / "reference"))
+from dense_sr1 import recursion
+
+from apts_mpi.solver.metric import BELOW, Metric
+
+N = 12
+
+
+def hessian(seed: int, *, convex: bool) -> Tensor:
+    a = torch.randn(N, N, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return a @ a.T if convex else a + a.T
+
+
+def pairs_of(matrix: Tensor, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    steps = torch.randn(count, len(matrix), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return [(s, matrix @ s) for s in steps]
+
+
+def fed(pairs: list[tuple[Tensor, Tensor]], memory: int, dtype: torch.dtype = torch.float64, cut: float = 1e-12) -> Metric:
+    metric = Metric(memory, torch.zeros(len(pairs[0][0]), dtype=dtype), cut)
+    for k, (s, y) in enumerate(pairs):
+        base = torch.full_like(s, float(k)).to(dtype)
+        metric.observe(s.to(dtype), base, base + y.to(dtype))
+    return metric
+
+
+def matrix(metric: Metric, n: int = N, dtype: torch.dtype = torch.float64) -> np.ndarray:
+    """P, column by column."""
+    out = torch.zeros(n, dtype=dtype)
+    return np.stack([metric.apply_(column, out).double().numpy().copy() for column in torch.eye(n, dtype=dtype)])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4)])
+@pytest.mark.parametrize("convex", [True, False])
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+@pytest.mark.parametrize("seed", range(4))
+def test_is_the_function_of_the_dense_matrix(seed: int, count: int, convex: bool, dtype: torch.dtype, tolerance: float) -> None:
+    pairs = pairs_of(hessian(seed, convex=convex), count, seed + 100)
+    kept = pairs[-4:]
+    known = [float(s @ y / (s @ s)) for s, y in kept if s @ y > 0]
+    wanted = np.eye(N)
+    if known:
+        gamma = BELOW * min(known)
+        b, _ = recursion(np.stack([s.numpy() for s, _ in kept]), np.stack([y.numpy() for _, y in kept]), gamma)
+        size, vectors = np.linalg.eigh(b)
+        wanted = vectors @ np.diag(np.sqrt(np.minimum(1, gamma / abs(size)))) @ vectors.T
+    found = matrix(fed(pairs, 4, dtype), dtype=dtype)
+    assert np.abs(found - wanted).max() <= tolerance
+    assert np.linalg.norm(found, 2) <= 1 + tolerance  # nothing is amplified
+
+
+def test_does_nothing_without_positive_curvature() -> None:
+    metric = fed(pairs_of(-torch.eye(N, dtype=torch.float64), 3, 0), 4)
+    vector = torch.ones(N, dtype=torch.float64)
+    assert metric.apply_(vector, torch.zeros_like(vector)) is vector
+
+
+def test_leaves_a_sphere_alone_and_damps_the_steeper_direction_by_the_root() -> None:
+    """Curvature 1 in one direction seen, 100 in another: (0.9 / 100)^(1/2) of it is left, and all else stays."""
+    one, two = torch.eye(N, dtype=torch.float64)[:2]
+    metric = fed([(one, one), (two, 100 * two)], 4)
+    wanted = np.eye(N)
+    wanted[0, 0], wanted[1, 1] = np.sqrt(0.9), np.sqrt(0.009)
+    assert np.abs(matrix(metric) - wanted).max() <= 1e-12
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_pair_that_is_not_finite_is_left_out(bad: float) -> None:
+    pairs = pairs_of(hessian(3, convex=True), 3, 7)
+    spoiled = (pairs[0][0], torch.full_like(pairs[0][1], bad))
+    assert np.array_equal(matrix(fed([*pairs, spoiled], 8)), matrix(fed(pairs, 8)))
+    full = fed([*pairs, spoiled, *pairs], 3)  # in a full memory it costs the oldest pair, and its slot is used again
+    assert np.abs(matrix(full) - matrix(fed(pairs, 3))).max() <= 1e-12
+
+
+def test_more_pairs_than_dimensions() -> None:
+    a = torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64))
+    found = matrix(fed(pairs_of(a, 6, 1), 6), n=2)
+    assert np.isfinite(found).all() and np.linalg.norm(found, 2) <= 1 + 1e-12
+
+
+def test_slots_that_a_memory_does_not_have_are_refused() -> None:
+    state = fed(pairs_of(hessian(0, convex=True), 4, 0), 4).state()
+    with pytest.raises(ValueError, match=r"the slots of a memory of 3 pairs cannot be \[0, 1, 2, 3\]"):
+        Metric(3, torch.zeros(N, dtype=torch.float64)).restore_(state)
