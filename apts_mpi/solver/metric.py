@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apts_mpi.solver.compact import Gram, spectrum, sr1
+from apts_mpi.solver.compact import Gram, product_noise, spectrum, sr1
 from apts_mpi.solver.lsr1 import CUT
 from apts_mpi.solver.model import block_sizes
 
@@ -40,7 +40,7 @@ class Metric:
         self._slots: list[int] = []  # oldest pair first
         self._damping = like.new_zeros(0)  # F - 1
         self._block = min(like.numel(), block_sizes(like.device)[0])
-        self._noise = 2 * torch.finfo(like.dtype).eps + 16 * float(np.finfo(np.float64).eps)
+        self._noise = product_noise(like.dtype)
         self.cut = cut
 
     def observe(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> None:
