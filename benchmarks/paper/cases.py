@@ -11,6 +11,7 @@ from paper.limits import Limits
 OURS = "--preset default"  # the constants that all bars are for
 MEAN, LAST = "--solver.average 8", "--solver.average 0"  # what is read of a run: the mean of its iterates, as ours has it, or the last one
 BASELINE_MEAN = "--baseline.average 8"  # of Adam and SGD, which are read at the last one else
+NO_METRIC = "--local.memory 0"  # first order
 READ = "Ours, preset `default`, is read at the mean of its iterates (`solver.average` 8), all else at the last iterate"
 READ_BOTH = f"{READ}, but where a row says otherwise."
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from paper.bars import CIFAR, FULL, MNIST
-from paper.cases import LAST, MEAN, READ_BOTH, Case, ours, preset
+from paper.cases import LAST, MEAN, NO_METRIC, PROBLEMS, READ_BOTH, Case, ours, preset
 from paper.curves import Curve, Numbers, Store
 from paper.limits import Limits
 from paper.table import SEVERAL, Row, Table, mean, mixed, spread
@@ -35,6 +35,10 @@ class Variant:
     label: str
     options: str
     preset: str = ""  # in place of ours
+    full_batch: bool = False  # does nothing on minibatches, where it is not run
+
+    def applies(self, place: Place) -> bool:
+        return PROBLEMS[place.problem].batches == 1 or not self.full_batch
 
     def case(self, place: Place) -> Case:
         if not self.preset:
@@ -50,6 +54,7 @@ ABLATION = (
     Variant("last", "the last iterate in place of the mean", LAST),
     Variant("sum", "sum instead of mean", "--solver.combine sum"),
     Variant("global", "with a global L-SR1 step", "--global_step.solver lsr1"),
+    Variant("no-metric", "no metric, full batch alone", NO_METRIC, full_batch=True),
     Variant("no-momentum", "no momentum", "--local.momentum 0"),
     Variant("one-pass", "one local pass", "--local.passes 1"),
     Variant("four-passes", "four local passes", "--local.passes 4"),
@@ -87,7 +92,7 @@ ORDER_RULE = (
 
 def cases(variants: tuple[Variant, ...], places: tuple[Place, ...]) -> list[Case]:
     """What must have run."""
-    return [variant.case(place) for variant in variants for place in places]
+    return [variant.case(place) for variant in variants for place in places if variant.applies(place)]
 
 
 def _cell(case: Case, store: Store) -> tuple[list[dict[str, float]], list[Curve]]:
@@ -116,6 +121,9 @@ def table(name: str, title: str, rule: str, variants: tuple[Variant, ...], place
         row: Row = {"variant": variant.label, "options": variant.case(places[0]).options}
         counts: list[int] = []
         for place in places:
+            row |= {place.title: "-", f"{place.title} mean": math.nan, f"{place.title} values": math.nan}
+            if not variant.applies(place):
+                continue
             cuts, curves = _cell(variant.case(place), store)
             accuracies, several = [cut["accuracy"] for cut in cuts], mixed(curves)
             row[place.title] = f"{spread(accuracies)}{f' ({SEVERAL})' if several else ''}"
@@ -125,7 +133,7 @@ def table(name: str, title: str, rule: str, variants: tuple[Variant, ...], place
             counts.append(len(cuts))
             same &= variant.case(place) == bases[place] or _alike(curves, [c for c in store.curves(bases[place]) if c.enough(place.until)])
         row["variant"] += " (no effect: the same runs)" if same and variant is not variants[0] else ""
-        rows.append({**row, "runs": min(counts)})
+        rows.append({**row, "runs": min(counts, default=0)})
         there = there or (any(counts) and variant is not variants[0])
     if not there:
         return []

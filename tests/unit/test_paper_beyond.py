@@ -52,7 +52,8 @@ def test_small_runs_from_the_command_to_the_table(tmp_path: Path) -> None:
     assert Runner(options).make(beyond.searches((place,))) == 0, said
     assert Runner(options).make(beyond.finals(store, (place,))) == 0 and said[-1].endswith("0 to make")  # one seed: they are there
     (table,) = beyond.tables(store, (place,))
-    mine, last, adam, at_mean = table.rows
+    mine, last, first_order, adam, at_mean = table.rows
+    assert "no-metric" in first_order["method"] and first_order["error"] != mine["error"]
     assert (mine["method"], adam["method"]) == ("preset default", "Adam 32, rate 0.01, end of the grid")
     assert (last["method"], at_mean["method"][:12]) == ("preset default, last", "Adam 32, mea")
     assert mine["passes"] <= 6 and adam["passes"] == 6 and (mine["tuning"], adam["tuning"]) == (0, 12)
