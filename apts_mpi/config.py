@@ -138,6 +138,8 @@ class StopConfig:
 
     epochs: int = _key(10, "passes over the training set; 0: no limit")
     iterations: int = _key(0, "outer iterations; 0: no limit")
+    passes: float = _key(0.0, "end when so many gradient evaluations are spent, in passes over the training set; 0: no limit")
+    reductions: int = _key(0, "end when so many sums of n numbers are spent; 0: no limit")
     target_loss: float = _key(-math.inf, "end when the loss is at or below")
     target_accuracy: float = _key(math.inf, "end when the test accuracy is at or above, per cent")
     grad_norm: float = _key(0.0, "end when the gradient norm is at or below")
@@ -145,13 +147,13 @@ class StopConfig:
     nonfinite: int = _key(10, "end after so many non-finite trials in a row")
 
     def __post_init__(self) -> None:
-        _inside("stop.epochs", self.epochs, 0, math.inf)
-        _inside("stop.iterations", self.iterations, 0, math.inf)
-        _inside("stop.grad_norm", self.grad_norm, 0, math.inf)
+        limits = ("epochs", "iterations", "passes", "reductions")
+        for name in (*limits, "grad_norm"):
+            _inside(f"stop.{name}", getattr(self, name), 0, math.inf)
         _inside("stop.wall_time", self.wall_time, 0, math.inf)
         _inside("stop.nonfinite", self.nonfinite, 1, math.inf)
-        if not (self.epochs or self.iterations or math.isfinite(self.wall_time)):
-            raise ValueError("set stop.epochs, stop.iterations or stop.wall_time: nothing else is sure to end a run")
+        if not (any(0 < getattr(self, name) < math.inf for name in limits) or math.isfinite(self.wall_time)):
+            raise ValueError(f"set stop.{', stop.'.join(limits)} or stop.wall_time: nothing else is sure to end a run")
 
 
 @dataclass(frozen=True)

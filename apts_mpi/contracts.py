@@ -1,8 +1,7 @@
 """What the rooms agree on: protocols, status words and the record of one outer iteration.
 
-Rooms (solver, problem, parallel, storage, study) never import each other. They meet in ``train`` and know one another only
-through the names on this page. Nothing here imports torch or MPI when it runs.
-"""
+Rooms (solver, problem, parallel, storage, study) never import each other, but know one another through the names on this page and meet in
+``train``. Nothing here imports torch or MPI when it runs."""
 
 from __future__ import annotations
 
@@ -26,6 +25,7 @@ class Status(Enum):
     RUNNING = "running"
     EPOCHS = "epochs done"
     ITERATIONS = "outer iterations done"
+    SPENT = "gradient evaluations or reductions spent"
     TARGET_LOSS = "target loss reached"
     TARGET_ACCURACY = "target accuracy reached"
     GRADIENT = "gradient norm below its bound"
@@ -53,7 +53,7 @@ def no_wishes() -> Iterable[Flag]:
     return ()
 
 
-# What a message of the solver carries behind its vector: a lane of cells for each scalar, then a cell for each flag.
+# Behind the vector of a message: a lane of cells for each scalar, then a cell for each flag.
 SCALARS = ("loss", "decrease", "length", "local_iters", "local_accepted", "local_converged", "gradient_samples", "value_samples")
 DIGITS = 24  # of a scalar, to the base 256
 LANE = DIGITS + 2  # cells of a scalar: digits, terms, values out of range

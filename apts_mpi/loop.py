@@ -103,11 +103,11 @@ class Loop:
     def _iterate(self, k: int) -> Status:
         """Outer iteration k and what follows from it."""
         info = self._solver.step(k // self._batches, k % self._batches)
+        self._progress.add(info)
         status = self._status(info)
         if self._verify(k + 1, Flag.SAVE in info.raised or status is not Status.RUNNING) and info.status is not Status.RUNNING:
-            info = replace(info, status=Status.RUNNING)  # what the method found with a wrong theta on some rank is no end
+            info = self._progress.steps[-1] = replace(info, status=Status.RUNNING)  # found with a wrong theta on some rank: no end
             status = self._status(info)
-        self._progress.add(info)
         every = self._config.run.evaluate_iterations or self._config.run.evaluate * self._batches
         ended = status not in (Status.RUNNING, Status.INTERRUPTED)
         looked = self._problem.test is not None and (ended or (every and (k + 1) % every == 0))
@@ -137,6 +137,9 @@ class Loop:
             return Status.ITERATIONS
         if stop.epochs and done >= stop.epochs * self._batches:
             return Status.EPOCHS
+        spent, reductions = self._progress.samples / self._problem.samples, self._progress.reductions
+        if 0 < stop.passes <= spent + 1e-9 or 0 < stop.reductions <= reductions:
+            return Status.SPENT
         return Status.INTERRUPTED if Flag.INTERRUPT in info.raised else Status.RUNNING
 
     def _wishes(self) -> list[Flag]:

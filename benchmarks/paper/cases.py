@@ -76,8 +76,7 @@ class Case:
         """Options of train that make the case, but for data.path, run.* and, without a schedule, stop.*."""
         known = f"{self.problem.options} {self.options} --run.evaluate_iterations {self.every}"
         if self.scheduled:
-            epochs, iterations = self.until.next_stop(None)
-            known += f" --stop.epochs {epochs} --stop.iterations {iterations}"
+            known = " ".join([known, *self.until.stops()])
         return shlex.split(f"{known} --solver.subdomains {self.subdomains}" if self.subdomains else known)
 
 

@@ -21,7 +21,8 @@ from paper.identity import differences
 from paper.limits import Limits, Used, first_at
 
 Numbers = NDArray[np.float64]
-LIMITED = {Status.EPOCHS.value, Status.ITERATIONS.value, Status.WALL_TIME.value, Status.INTERRUPTED.value, ""}
+LIMITS = (Status.EPOCHS, Status.ITERATIONS, Status.SPENT, Status.WALL_TIME, Status.INTERRUPTED)
+LIMITED = {*(status.value for status in LIMITS), ""}
 FACTS = ("git_commit", "source_sha256", "versions", "mpi_library", "cpu", "devices", "ranks", "threads_per_rank", "data_fingerprint")
 SEEDS = 1000  # from one seed to the next, as in the paper
 

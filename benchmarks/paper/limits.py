@@ -8,9 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FIRST = 2  # outer iterations of a run's first start, where only its cost is limited
-GROWTH, SHARE = 4, 0.8  # a run is at most so many times as long after its next start, and takes such a share of what is left
-
 
 @dataclass(frozen=True)
 class Used:
@@ -51,24 +48,10 @@ class Limits:
         done = len(used.epochs)
         return self.within(used) < done or (done > 0 and any(getattr(used, name)[-1] >= limit - 1e-9 for name, limit in vars(self).items()))
 
-    def next_stop(self, used: Used | None) -> tuple[int, int]:
-        """stop.epochs and stop.iterations of the next start; 0: not set. ``used``: what is on record, if anything.
-
-        Iterations and epochs are asked for as they are. Costs of iterations are not known before, so the run is prolonged in steps that
-        would keep the budget at the price of the dearest iteration so far, the last of them one by one: it ends one iteration beyond its
-        budget at most, so that what is known of its end alone is that of the budget.
-        """
-        epochs = int(self.epochs) if math.isfinite(self.epochs) else 0
-        priced = {name: getattr(self, name) for name in ("passes", "reductions") if math.isfinite(getattr(self, name))}
-        if not priced:
-            return epochs, int(self.iterations) if math.isfinite(self.iterations) else 0
-        if used is None or not len(used.epochs):
-            return epochs, int(min(self.iterations, FIRST))
-        done = len(used.epochs)
-        dearest = {name: float(np.diff(getattr(used, name), prepend=0.0).max()) for name in priced}
-        left = [(priced[name] - getattr(used, name)[-1]) / price for name, price in dearest.items() if price > 0]
-        more = min([(GROWTH - 1) * done, *(math.floor(SHARE * count) for count in left)])
-        return epochs, int(min(self.iterations, done + max(1, more)))
+    def stops(self) -> list[str]:
+        """Options of train that end a run at these limits: at the first iteration that has spent one, and so one beyond at most."""
+        names = {name: f"{limit:g}" if math.isfinite(limit) else "0" for name, limit in vars(self).items()}
+        return [word for name, limit in names.items() for word in (f"--stop.{name}", limit)]
 
 
 def first_at(accuracy: NDArray[np.float64], target: float) -> int | None:

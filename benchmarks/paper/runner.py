@@ -27,7 +27,6 @@ from paper.limits import Limits
 
 WELL, LATER = (0, 3), 75  # exit codes of train: it ended, if with numbers that are none; it goes on when it is asked to
 SHORT = 20.0  # seconds in which no run is worth beginning
-STARTS = 24  # of one run, to find where its budget ends
 Say = Callable[[str], None]
 
 
@@ -161,7 +160,7 @@ class Runner:
     def _one(self, run: Wanted) -> tuple[str, bool]:
         """Start the run until it has spent its budget; a line about it, and whether it went well."""
         began = time.monotonic()
-        for _ in range(STARTS):
+        for _ in range(len(run.untils) + 1):
             if self._ending.is_set() or self._options.deadline - time.monotonic() < SHORT:
                 return "not made: the time is over", False
             found = look(run, self._options, self._source)
@@ -173,15 +172,13 @@ class Runner:
             if run.enough(curve):
                 ended = f"  {curve.status}" if curve.whole else ""
                 return f"{text(curve.at(len(curve.accuracy)))}  {time.monotonic() - began:6.1f} s{ended}", True
-        return f"not at its limits after {STARTS} starts", False
+        return "not at its limits after a start for each of them", False
 
     def _start(self, run: Wanted, going: Curve | None, kept: bool) -> int:
         """One process, or several ranks of it, up to the next stop; the exit code."""
-        until = next((limits for limits in run.untils if going is None or not going.enough(limits)), run.untils[0])
-        epochs, iterations = until.next_stop(going.used if going else None)
         words = [*words_of(run, self._options), "--run.resume", "auto" if kept else "never"]
         if not run.case.scheduled:
-            words += ["--stop.epochs", str(epochs), "--stop.iterations", str(iterations)]
+            words += next_limits(run, going).stops()
         left = self._options.deadline - time.monotonic()
         if left < float("inf"):
             words += ["--stop.wall_time", f"{(going.wall if going else 0.0) + left:.0f}"]
@@ -207,6 +204,11 @@ class Runner:
     def _last_words(run: Wanted) -> str:
         lines = run.folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else "without a word"
+
+
+def next_limits(run: Wanted, going: Curve | None) -> Limits:
+    """The first of a run's budgets that it has not spent."""
+    return next((limits for limits in run.untils if going is None or not going.enough(limits)), run.untils[0])
 
 
 def note(folder: Path, jobs: int, *, afresh: bool) -> None:

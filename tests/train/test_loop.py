@@ -53,6 +53,18 @@ def test_iterations(epochs: int) -> None:
     assert result.status is Status.ITERATIONS and len(result.steps) == 6
 
 
+@pytest.mark.parametrize(("limit", "value"), [("passes", 7.0), ("reductions", 9)])
+@pytest.mark.parametrize("batch", [0, 60])
+def test_a_budget_ends_at_the_first_iteration_that_has_spent_it(batch: int, limit: str, value: float) -> None:
+    free = run(data={"batch": batch}, stop={"epochs": 30})
+    costs = np.cumsum([info.gradient_samples / 240 if limit == "passes" else info.reductions for info in free.steps])
+    result = run(data={"batch": batch}, stop={"epochs": 0, limit: value})
+    assert result.status is Status.SPENT and result.exit_code == 0
+    assert len(result.steps) == np.flatnonzero(costs >= value)[0] + 1 < len(free.steps)
+    spent = {"passes": result.passes, "reductions": result.reductions}[limit]
+    assert spent == pytest.approx(costs[len(result.steps) - 1])
+
+
 def test_target_loss() -> None:
     result = run(stop={"epochs": 50, "target_loss": 0.5})
     assert result.status is Status.TARGET_LOSS and len(result.steps) > 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from paper.limits import FIRST, Limits, Used, first_at
+from paper.limits import Limits, Used, first_at
 
 
 def used(iterations: int, passes: float = 0.5, reductions: int = 2, batches: int = 6) -> Used:
@@ -41,36 +41,11 @@ def test_a_budget_that_is_used_up_to_the_last_bit_is_spent() -> None:
     assert not Limits(passes=1).spent(Used(*(np.zeros(0),) * 3))
 
 
-def test_where_the_next_start_ends() -> None:
-    assert Limits(iterations=20).next_stop(None) == (0, 20)
-    assert Limits(epochs=25).next_stop(used(3)) == (25, 0)
-    assert Limits(passes=24, reductions=108).next_stop(None) == (0, FIRST)
-    assert Limits(iterations=1, passes=24).next_stop(None) == (0, 1)
-    assert Limits(passes=24, reductions=108).next_stop(used(6)) == (0, 24)  # no more than four times as long
-    assert Limits(passes=24, reductions=108).next_stop(used(24)) == (0, 43)  # 0.8 of the 24 that are left
-    assert Limits(passes=24.2, reductions=108).next_stop(used(48)) == (0, 49)  # one too far, to know that it is
-    assert Limits(passes=24).next_stop(used(24, passes=0.0)) == (0, 96)
-
-
-def test_prolonging_ends_though_iterations_grow_dearer_or_cheaper() -> None:
-    for growth in (0.97, 1.0, 1.1):
-        cost, limits, starts = growth ** np.arange(1000), Limits(passes=24), 0
-        now: Used | None = None
-        while now is None or not limits.spent(now):
-            _, stop = limits.next_stop(now)
-            now = Used(np.arange(1.0, stop + 1), np.cumsum(cost[:stop]), np.arange(1.0, stop + 1))
-            starts += 1
-        assert starts <= 15 and limits.within(now) == int((np.cumsum(cost) <= 24).sum())
-        assert len(now.epochs) <= limits.within(now) + 1, "its end is read, so it may not lie far beyond"
-
-
-def test_long_runs_take_few_starts_and_dear_iterations_after_cheap_ones_do_not_carry_them_away() -> None:
-    for cost, most in ((np.ones(5000), 12), (np.where(np.arange(5000) % 3, 1.0, 0.2), 18), (np.where(np.arange(5000) < 3, 0.5, 1.0), 12)):
-        limits, starts, now = Limits(passes=3000), 0, Used(*(np.zeros(0),) * 3)
-        while not limits.spent(now):
-            stop = limits.next_stop(now)[1]
-            now, starts = Used(np.arange(1.0, stop + 1), np.cumsum(cost[:stop]), np.arange(1.0, stop + 1)), starts + 1
-        assert starts <= most and len(now.epochs) <= limits.within(now) + 1
+def test_the_options_that_end_a_run_there() -> None:
+    assert Limits(passes=24.2, reductions=108).stops() == [
+        "--stop.iterations", "0", "--stop.epochs", "0", "--stop.passes", "24.2", "--stop.reductions", "108",
+    ]  # fmt: skip
+    assert Limits(iterations=20, epochs=25).stops()[:4] == ["--stop.iterations", "20", "--stop.epochs", "25"]
 
 
 def test_a_run_without_a_limit_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from dataclasses import replace
@@ -15,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from paper import runner
 from paper.cases import Case, adam, ours
 from paper.curves import Curve
-from paper.limits import FIRST, Limits, Used
+from paper.limits import Limits, Used
 from paper.runner import Finding, Options, Runner, Wanted, note, wanted
 from test_paper_pictures import run_directory
 
@@ -32,7 +33,7 @@ class Machine:
     """Folders and processes that are not there."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        self.held, self.started, self.said = dict[Path, Finding](), list[tuple[str, int, int, bool]](), list[str]()
+        self.held, self.started, self.said = dict[Path, Finding](), list[tuple[str, int, bool]](), list[str]()
         self.code, self.broken, self.dead = 0, "", False
         self.options = Options(tmp_path, {"digits": "d"}, 1, say=self.said.append)
         monkeypatch.setattr(runner, "look", lambda run, options, source: self.held.get(run.folder, Finding(None, False, False, False)))
@@ -41,13 +42,14 @@ class Machine:
         monkeypatch.setattr(Runner, "_last_words", lambda self, run: "out of memory")
 
     def start(self, run: Wanted, going: Curve | None, kept: bool) -> int:
-        epochs, iterations = run.untils[0].next_stop(going.used if going else None)
-        self.started.append((run.name, epochs, iterations, kept))
+        until = runner.next_limits(run, going)
+        iterations = math.ceil(min(until.iterations, 3 * until.epochs, until.passes, until.reductions / 2))
+        self.started.append((run.name, iterations, kept))
         if self.broken and self.broken in run.name:
             return 4
         if self.dead:  # before it had written anything
             return self.code
-        self.held[run.folder] = Finding(curve(iterations or 3 * epochs), True, True, True)
+        self.held[run.folder] = Finding(curve(iterations), True, True, True)
         return self.code
 
     def make(self, *cases: Case, **options: object) -> int:
@@ -62,11 +64,14 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return Machine(monkeypatch, tmp_path)
 
 
-def test_a_run_is_prolonged_until_its_budget_is_spent_and_then_left_alone(machine: Machine) -> None:
-    assert machine.make(CASE) == 0
-    assert machine.started == [("digits/ours-N2 seed 0", 0, stop, stop > FIRST) for stop in (FIRST, 8, 25, 29, 30)]
-    assert machine.make(CASE) == 0 and len(machine.started) == 5 and machine.said[-1] == "1 of 1 runs are there, 0 to make"
-    assert machine.make(replace(CASE, until=Limits(iterations=50))) == 0 and machine.started[5:] == [("digits/ours-N2 seed 0", 0, 50, True)]
+def test_a_run_that_has_spent_its_budget_is_left_alone_and_prolonged_for_a_larger_one(machine: Machine) -> None:
+    name, further = "digits/ours-N2 seed 0", replace(CASE, until=Limits(iterations=50))
+    assert machine.make(CASE) == 0 and machine.started == [(name, 30, False)]
+    assert machine.make(CASE) == 0 and len(machine.started) == 1 and machine.said[-1] == "1 of 1 runs are there, 0 to make"
+    assert machine.make(further) == 0 and machine.started[1:] == [(name, 50, True)]
+    machine.held.clear()
+    machine.started.clear()
+    assert machine.make(CASE, further) == 0 and machine.started == [(name, 30, False), (name, 50, True)]
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(machine: Machine) -> None:
@@ -74,13 +79,13 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(machine: Machine) -> None
     assert machine.make(CASE, OTHER, jobs=2) == 1
     assert any("FAILED with 4: out of memory" in words for words in machine.said) and len(machine.started) == 2
     machine.broken = ""
-    assert machine.make(CASE, OTHER) == 0 and len(machine.started) == 7
+    assert machine.make(CASE, OTHER) == 0 and len(machine.started) == 3
 
 
 def test_a_run_of_another_source_is_kept_unless_it_shall_be_made_again(machine: Machine) -> None:
     machine.hold(OTHER, Finding(curve(6), True, False, True))
     assert machine.make(OTHER) == 0 and machine.started == [] and "another source, kept" in machine.said[0]
-    assert machine.make(OTHER, again=True) == 0 and machine.started == [("digits/adam-500-0.1 seed 0", 2, 0, False)]
+    assert machine.make(OTHER, again=True) == 0 and machine.started == [("digits/adam-500-0.1 seed 0", 6, False)]
 
 
 def test_what_is_half_there_is_gone_on_with_only_if_it_is_the_same(machine: Machine) -> None:
@@ -89,14 +94,14 @@ def test_what_is_half_there_is_gone_on_with_only_if_it_is_the_same(machine: Mach
         machine.hold(CASE, Finding(curve(10, status=""), mine, fresh, kept))
         machine.started.clear()
         assert machine.make(CASE) == 0
-        assert machine.started[0][3] is going and machine.started[0][2] == (26 if mine and fresh else FIRST)
+        assert machine.started == [("digits/ours-N2 seed 0", 30, going)]
 
 
 def test_a_run_that_ended_by_itself_is_enough_and_one_that_was_stopped_is_not(machine: Machine) -> None:
     machine.hold(CASE, Finding(curve(3, status="too many non-finite trials in a row"), True, True, True))
     assert machine.make(CASE) == 0 and machine.started == []
     machine.hold(CASE, Finding(curve(3, status="wall-time limit"), True, True, True))
-    assert machine.make(CASE) == 0 and machine.started[0][2:] == (12, True)
+    assert machine.make(CASE) == 0 and machine.started[0][1:] == (30, True)
     machine.held.clear()
     machine.code = 75
     assert machine.make(CASE) == 1 and "stopped, to go on later" in machine.said[-1]
