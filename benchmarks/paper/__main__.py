@@ -21,8 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paper import experiments, quick, report  # noqa: E402
-from paper.curves import Store  # noqa: E402
 from paper.runner import Options, Runner  # noqa: E402
+from paper.store import Store  # noqa: E402
 
 RUNS, RESULTS, PUBLISHED = Path("runs/paper"), Path("benchmarks/results/paper"), Path("../shared/paper/published_curves.csv")
 

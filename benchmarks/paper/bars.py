@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from paper.cases import READ, SUM, Case, ours, preset
-from paper.curves import Store
 from paper.limits import Limits
+from paper.store import Store
 from paper.table import Row, Table, marked, mean, ranks, spread, timed
 
 RULE = (

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from paper.cases import BASELINE_MEAN, LAST, MEAN, NO_METRIC, OURS, PROBLEMS, READ_BOTH, Case, preset
-from paper.curves import Curve, Store, folder_of
+from paper.curves import Curve, folder_of
 from paper.limits import Limits
+from paper.store import Store
 from paper.table import Row, Table, marked, mean, ranks, spread, timed
 from paper.worth import worth
 

@@ -1,12 +1,10 @@
-"""Runs as the tables and pictures read them: from their run directories alone."""
+"""Runs as the tables and pictures read them, and how they are read from run directories."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from numpy.typing import NDArray
 from apts_mpi.contracts import Status
 from apts_mpi.rundir import Run, read_run
 from paper.cases import Case
-from paper.identity import differences
 from paper.limits import Limits, Used, first_at
 
 Numbers = NDArray[np.float64]
@@ -36,7 +33,7 @@ class Curve:
     values: Numbers  # losses alone, in passes over the training set
     bytes: Numbers  # reductions times the size of theta
     seconds: Numbers  # of the run phase, without those of test evaluations
-    loss: Numbers  # training loss on the current data, before each iteration
+    loss: Numbers  # training loss on the current data, before each iteration; nan where it is not known
     loss_end: float  # after the last one; nan: not evaluated
     accuracy: Numbers  # test set, per cent, after the iteration; nan where it was not evaluated
     farthest: float  # summed step over its radius, the largest: eq. (5) wants 1 at most; nan: has no radius
@@ -44,6 +41,8 @@ class Curve:
     wall: float  # seconds of the run phase, all of it
     status: str  # how it ended; empty: it did not
     facts: dict[str, Any] = field(repr=False, default_factory=dict)
+    samples: float = 0.0  # of the training set; 0: not known
+    worth: dict[str, float] | None = None  # what the parameters at its end are worth, as a record says; None: not from a record
 
     @property
     def whole(self) -> bool:
@@ -91,7 +90,9 @@ class Curve:
     def losses(self, across: str) -> tuple[Numbers, Numbers]:
         """Where and how large the training loss was: a loss belongs to the point before its iteration."""
         x = np.concatenate([[0.0], self.progress(across)])
-        return (x, np.append(self.loss, self.loss_end)) if math.isfinite(self.loss_end) else (x[:-1], self.loss)
+        y = np.append(self.loss, self.loss_end)
+        known = np.isfinite(y)
+        return x[known], y[known]
 
     def accuracies(self, across: str) -> tuple[Numbers, Numbers]:
         """Where and how large the test accuracy was."""
@@ -114,7 +115,7 @@ def of_run(run: Run) -> Curve:
         reductions * n * size, columns["time"] - np.cumsum(columns["seconds_test"]), columns["loss"], float(columns["loss_new"][-1]),
         columns["accuracy"], float(np.nanmax(ratio)) if np.isfinite(ratio).any() else math.nan, n,
         float(columns["time"][-1]),
-        run.completion.status if run.completion else "", {name: run.provenance.get(name) for name in FACTS},
+        run.completion.status if run.completion else "", {name: run.provenance.get(name) for name in FACTS}, samples,
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def read_curve(folder: Path) -> Curve | None:
         curve = of_run(read_run(folder))
     except (FileNotFoundError, ValueError):
         return None
-    return replace(curve, facts={**curve.facts, "jobs": _read(jobs_file(folder)).get("jobs") or None})
+    return replace(curve, facts={**curve.facts, "jobs": read_json(jobs_file(folder)).get("jobs") or None})
 
 
 def jobs_file(folder: Path) -> Path:
@@ -137,7 +138,7 @@ def jobs_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.json")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """What a JSON file says; nothing if it is not there."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -154,52 +155,6 @@ def folder_of(runs: Path, case: Case, seed: int) -> Path:
 def seeds_of(case: Case, count: int) -> list[int]:
     """0, 1000, 2000, ..."""
     return [SEEDS * number for number in range(min(count, case.seeds or count))]
-
-
-class Store:
-    """All runs below a folder, each read once. ``more``: options of train that all of them have; ``seeds``: how many of them count."""
-
-    def __init__(
-        self, runs: Path, more: Sequence[str] = (), say: Callable[[str], None] = print, seeds: int = sys.maxsize,
-    ) -> None:  # fmt: skip
-        self.runs, self.seeds, self._more, self._say = runs, seeds, tuple(more), say
-        self._known, self._data = dict[str, list[Curve]](), dict[str, str]()
-
-    def curves(self, case: Case) -> list[Curve]:
-        """The runs of a case with a seed that was asked for, in their order; those of other settings or data are left out, in words."""
-        if case.name not in self._known:
-            folders = [path for path in (self.runs / case.name).glob("seed-*") if path.is_dir()]
-            found = [curve for folder in folders if (curve := self._curve(case, folder)) is not None]
-            self._known[case.name] = sorted(found, key=lambda curve: curve.seed)
-        count = self.wanted(case)
-        return [curve for curve in self._known[case.name] if curve.seed % SEEDS == 0 and curve.seed < SEEDS * count]
-
-    def wanted(self, case: Case) -> int:
-        """How many runs of a case there should be."""
-        return min(self.seeds, case.seeds or self.seeds)
-
-    def _curve(self, case: Case, folder: Path) -> Curve | None:
-        curve = read_curve(folder)
-        if curve is None:
-            return None
-        odd = differences(folder, [*case.words, *self._more, "--run.seed", str(curve.seed)])
-        if str(curve.facts["data_fingerprint"]) != self._fingerprint(case.problem.name):
-            odd.insert(0, "other data than most runs of its problem")
-        if odd:
-            self._say(f"left out: {folder.relative_to(self.runs)} was made with {'; '.join(odd[:3])}{' ...' if len(odd) > 3 else ''}")
-        return None if odd else curve
-
-    def _fingerprint(self, problem: str) -> str:
-        """Of the data that most runs of a problem have, the first in the alphabet of several."""
-        if problem not in self._data:
-            found = Counter(str(_read(path).get("data_fingerprint")) for path in (self.runs / problem).glob("*/seed-*/provenance.json"))
-            self._data[problem] = min(found, key=lambda data: (-found[data], data))
-        return self._data[problem]
-
-    def forget(self) -> None:
-        """Read again what is asked for next."""
-        self._known.clear()
-        self._data.clear()
 
 
 def facts_of(curves: Iterable[Curve]) -> list[dict[str, Any]]:

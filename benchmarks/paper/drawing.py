@@ -12,8 +12,9 @@ import numpy as np
 
 from apts_mpi.study.style import COLOURS, legend_below, new_figure, plain_numbers, quiet, save
 from paper.cases import Case, Problem
-from paper.curves import Curve, Numbers, Store
+from paper.curves import Curve, Numbers
 from paper.published import Series
+from paper.store import Store
 from paper.table import SEVERAL, mixed
 
 if TYPE_CHECKING:

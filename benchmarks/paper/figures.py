@@ -7,11 +7,11 @@ from pathlib import Path
 from apts_mpi.study.style import COLOURS
 from paper import drawing, rates
 from paper.cases import ORDERS, PROBLEMS, Case, Problem, adam, ours, paper
-from paper.curves import Store
 from paper.drawing import BLACK, Line, Style
 from paper.limits import Limits
 from paper.published import Series, read_published
 from paper.rates import Search
+from paper.store import Store
 
 FIGURES = {"figure1": ("mnist-10k-sigmoid", "mnist-full-sigmoid"), "figure2": ("cifar10-10k", "cifar10-full")}
 SUBDOMAINS = (2, 4, 6)

@@ -11,11 +11,11 @@ from pathlib import Path
 from paper import bars, drawing, rates, targets, tuning, variants
 from paper.bars import Bar
 from paper.cases import Case, ours, paper
-from paper.curves import Store
 from paper.drawing import Line
 from paper.figures import BY_SUBDOMAINS
 from paper.limits import Limits
 from paper.runner import Options, Runner
+from paper.store import Store
 from paper.table import Table, write
 
 BUDGET, LONG = Limits(passes=10, reductions=30), Limits(iterations=24)

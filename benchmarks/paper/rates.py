@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from paper.cases import Case
-from paper.curves import Store
+from paper.store import Store
 
 # Thirteen, as many as the paper tried, evenly spaced on a logarithmic scale.
 RATES = (1e-4, 1.8e-4, 3.2e-4, 5.6e-4, 1e-3, 1.8e-3, 3.2e-3, 5.6e-3, 1e-2, 1.8e-2, 3.2e-2, 5.6e-2, 0.1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paper import bars, beyond, figures, targets, tuning, variants
 from paper.cases import READ
-from paper.curves import Store
+from paper.store import Store
 from paper.table import Table, write
 
 TABLES: dict[str, tuple[str, ...]] = {  # by experiment

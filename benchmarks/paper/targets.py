@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from paper import rates
 from paper.cases import READ_BOTH, Case, adam, ours, ours_last
-from paper.curves import Store
 from paper.limits import Limits
 from paper.rates import RATES, Found, Search
+from paper.store import Store
 from paper.table import Row, Table, marked, mean, ranks, spread, timed
 
 REDUCTIONS = 1 / 3  # of the best Adam's, at most

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from paper.bars import CIFAR, MNIST
 from paper.cases import READ, Case, ours
-from paper.curves import Curve, Store
+from paper.curves import Curve
 from paper.limits import Limits
+from paper.store import Store
 from paper.table import Row, Table, marked, mean, spread
 
 STARTS = (1e-3, 1e-2, 0.1, 10.0)  # 1 is ours: the row without a cap

@@ -9,8 +9,9 @@ import numpy as np
 
 from paper.bars import CIFAR, FULL, MNIST
 from paper.cases import LAST, MEAN, NO_METRIC, PROBLEMS, READ_BOTH, Case, ours, preset
-from paper.curves import Curve, Numbers, Store
+from paper.curves import Curve, Numbers
 from paper.limits import Limits
+from paper.store import Store
 from paper.table import SEVERAL, Row, Table, mean, mixed, spread
 
 

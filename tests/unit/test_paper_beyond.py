@@ -15,9 +15,10 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from paper import beyond, worth
 from paper.beyond import Place
-from paper.curves import Store, folder_of
+from paper.curves import folder_of
 from paper.limits import Limits
 from paper.runner import Options, Runner
+from paper.store import Store
 from paper.table import write
 from test_paper_tables import MadeUp, curve
 

@@ -14,9 +14,10 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from paper import drawing, figures, report
 from paper.cases import Case, ours
-from paper.curves import Curve, Store, folder_of, read_curve
+from paper.curves import Curve, folder_of, read_curve
 from paper.limits import Limits, Used
 from paper.published import read_published
+from paper.store import Store
 
 from apts_mpi import settings
 

@@ -15,10 +15,11 @@ import pytest
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from paper import bars, beyond, experiments, identity, rates, targets, tuning, variants
 from paper.cases import Case, adam, ours, paper, preset
-from paper.curves import Curve, Store
+from paper.curves import Curve
 from paper.limits import Limits, Used
 from paper.report import Context, fallen
 from paper.runner import Options, wanted
+from paper.store import Store
 from paper.table import Table, cell, spread, write
 
 from apts_mpi import settings
