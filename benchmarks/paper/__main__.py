@@ -1,11 +1,13 @@
-"""The paper's figures, the bars and what else is shown of the method, made from run directories.
+"""The paper's figures, the bars and what else is shown of the method, made from run directories and records of runs.
 
     python benchmarks/paper WHAT [--runs DIR] [--seeds 3] [--epochs 25] [--ranks 2] [--jobs 1] [--only WORD ...]
     python benchmarks/paper --quick         # a small form of it on the digits data set, with assertions
-    python benchmarks/paper report          # every table and figure from the runs that are there; starts nothing
+    python benchmarks/paper report          # every table and figure from the runs that are there; starts nothing; a fresh clone has records
 
 Every run is an ordinary ``apts-mpi train`` below --runs, named by its case and seed, so a command that was cut short goes on where it
-stopped, and two experiments share the runs they have in common. After each experiment its tables and figures are written to --results.
+stopped, and two experiments share the runs they have in common. A run that has come to its budget leaves a record below --records, a file
+of a few kB to be committed, which stands for the run where its run directory is absent; to go further than its record, a run is made again
+from the start. After each experiment its tables and figures are written to --results.
 Ends with 1 if a run is missing or failed, or a bar is not met or has no verdict yet.
 """
 
@@ -21,10 +23,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from paper import experiments, quick, report  # noqa: E402
-from paper.runner import Options, Runner  # noqa: E402
+from paper.runner import Runner  # noqa: E402
 from paper.store import Store  # noqa: E402
+from paper.wanted import Options  # noqa: E402
 
 RUNS, RESULTS, PUBLISHED = Path("runs/paper"), Path("benchmarks/results/paper"), Path("../shared/paper/published_curves.csv")
+RECORDS = RESULTS / "records"
 
 
 def say(text: str) -> None:
@@ -39,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="the small form, in a folder that is removed unless --runs names one")
     found.add_argument("--runs", type=Path, default=RUNS, help=f"where the run directories are [{RUNS}]")
     found.add_argument("--results", type=Path, default=RESULTS, help=f"where tables and figures go [{RESULTS}]")
+    found.add_argument("--records", type=Path, default=RECORDS, help=f"where the records of runs are [{RECORDS}]")
     for name in experiments.DATA:
         found.add_argument(f"--{name}", default=f"data/{name}", metavar="DIR", help=f"its data set [data/{name}]")
     found.add_argument("--published", type=Path, default=PUBLISHED, help=f"the paper's own curves [{PUBLISHED}]")
@@ -64,9 +69,10 @@ def main() -> int:
     names = experiments.NAMES if asked.what in ("all", "report") else (asked.what,)
     options = Options(
         asked.runs, {name: getattr(asked, name) for name in experiments.DATA}, asked.seeds, asked.ranks, asked.jobs, asked.again,
-        tuple(asked.more.split()), time.monotonic() + 60 * asked.limit_time, say,
+        tuple(asked.more.split()), time.monotonic() + 60 * asked.limit_time, say, asked.records,
     )  # fmt: skip
-    known = report.Context(Store(asked.runs, options.more, say, asked.seeds), asked.seeds, asked.epochs, asked.published, asked.results)
+    store = Store(asked.runs, options.more, say, asked.seeds, asked.records)
+    known = report.Context(store, asked.seeds, asked.epochs, asked.published, asked.results)
     failed = 0
     if asked.what != "report":
         runner = Runner(options)

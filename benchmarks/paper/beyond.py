@@ -90,7 +90,8 @@ def finals(store: Store, places: Sequence[Place] = PLACES) -> list[Case]:
 def at_end(case: Case, curve: Curve, store: Store) -> dict[str, float]:
     """What the parameters at its end are worth, which are those of the budget if it went no more than an iteration beyond; else nothing."""
     near = len(curve.accuracy) <= case.until.within(curve.used) + 1
-    return worth(folder_of(store.runs, case, curve.seed)) if near else {}
+    known = curve.worth  # of a record
+    return (worth(folder_of(store.runs, case, curve.seed)) if known is None else known) if near else {}
 
 
 def _figures(case: Case, curve: Curve, store: Store) -> dict[str, float]:

@@ -139,12 +139,12 @@ def jobs_file(folder: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing if it is not there."""
+    """What a JSON file says; nothing if it is not there, or says something else."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 def folder_of(runs: Path, case: Case, seed: int) -> Path:

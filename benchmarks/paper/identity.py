@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from apts_mpi import settings
 from apts_mpi.config import Config
@@ -47,14 +48,18 @@ def found(folder: Path) -> dict[str, object]:
     try:
         tree = read_toml(folder / CONFIG)
         tree.pop("preset", None)  # its name may have gone; the file has every value
-        layer = settings.from_tree(tree, CONFIG)
-        config = settings.resolve(layer).config
+        return restored(tree)
     except (OSError, ValueError):
         return {}
-    return identity(completed({name: value for name, (value, _) in layer.items()}), config)
 
 
-def differences(folder: Path, words: Sequence[str]) -> list[str]:
-    """What the run in ``folder`` was made with where ``words`` ask for something else."""
-    wanted, there = asked(words), found(folder)
+def restored(tree: Mapping[str, Any], source: str = CONFIG) -> dict[str, object]:
+    """The identity of a run from its settings, or from the identity that another source, with other keys, found; ValueError: it is none."""
+    layer = settings.from_tree(tree, source)
+    return identity(completed({name: value for name, (value, _) in layer.items()}), settings.resolve(layer).config)
+
+
+def differences(run: Path | Mapping[str, object], words: Sequence[str]) -> list[str]:
+    """What a run, by its folder or its identity, was made with where ``words`` ask for something else."""
+    wanted, there = asked(words), found(run) if isinstance(run, Path) else run
     return [f"{name} = {there.get(name)!r}, not {value!r}" for name, value in wanted.items() if there.get(name) != value]

@@ -14,9 +14,10 @@ from paper.cases import Case, ours, paper
 from paper.drawing import Line
 from paper.figures import BY_SUBDOMAINS
 from paper.limits import Limits
-from paper.runner import Options, Runner
+from paper.runner import Runner
 from paper.store import Store
 from paper.table import Table, write
+from paper.wanted import Options
 
 BUDGET, LONG = Limits(passes=10, reductions=30), Limits(iterations=24)
 BARS = (Bar(ours("digits", 2, BUDGET), 92.0), Bar(ours("digits", 8, BUDGET), 90.0))
@@ -52,7 +53,7 @@ def main(folder: Path, say: Say) -> int:
 
     if not (folder / "digits" / "manifest.json").is_file():
         convert("digits", None, folder / "digits")
-    options = Options(folder / "runs", {"digits": str(folder / "digits")}, seeds=1, ranks=1, jobs=2, say=say)
+    options = Options(folder / "runs", {"digits": str(folder / "digits")}, seeds=1, ranks=1, jobs=2, say=say, records=folder / "records")
     check, store = Checks(say), Store(options.runs, say=say)
     check(Runner(replace(options, ranks=2, jobs=1)).make(bars.cases(BARS)) == 0, "runs on two ranks finish")
     check(Runner(options).make(cases()) == 0, "runs on one rank finish")

@@ -1,4 +1,4 @@
-"""Every table and figure, from the records alone."""
+"""Every table and figure, from run directories and records alone."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from launched import mpiexec
@@ -20,70 +20,21 @@ import apts_mpi
 from apts_mpi.provenance import source_sha256
 from apts_mpi.rundir import last_checkpoint
 from apts_mpi.storage.shards import open_dataset
+from paper import records
 from paper.cases import Case
-from paper.curves import Curve, folder_of, jobs_file, read_curve, seeds_of
-from paper.identity import differences
+from paper.curves import Curve, jobs_file, read_curve
+from paper.identity import differences, found
 from paper.limits import Limits
+from paper.wanted import Options, Wanted, wanted, words_of
+from paper.worth import worth
 
 WELL, LATER = (0, 3), 75  # exit codes of train: it ended, if with numbers that are none; it goes on when it is asked to
 SHORT = 20.0  # seconds in which no run is worth beginning
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How runs are made."""
-
-    runs: Path
-    data: dict[str, str]  # folders of the data sets by Problem.data
-    seeds: int = 3
-    ranks: int = 2
-    jobs: int = 1
-    again: bool = False  # make runs of another source again
-    more: tuple[str, ...] = ()  # options of train for every run
-    deadline: float = float("inf")  # of time.monotonic()
-    say: Say = field(default=print, repr=False)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One run of a case, and how far it must go: several tables may read it at several budgets."""
-
-    case: Case
-    seed: int
-    folder: Path
-    untils: tuple[Limits, ...]
-
-    def enough(self, curve: Curve) -> bool:
-        return all(curve.enough(until) for until in self.untils)
-
-    @property
-    def name(self) -> str:
-        return f"{self.case.name} seed {self.seed}"
-
-
-def wanted(cases: Iterable[Case], options: Options) -> list[Wanted]:
-    """All cases with the first seed, then with the next; every run once, with all budgets that are asked of it."""
-    known: dict[tuple[str, int], Wanted] = {}
-    for case in cases:
-        for seed in seeds_of(case, options.seeds):
-            before = known.get((case.name, seed))
-            if before is not None and before.case.words != case.words:
-                raise ValueError(f"two cases are called {case.name}: {before.case.words} and {case.words}")
-            untils = (*(before.untils if before else ()), case.until)
-            known[case.name, seed] = Wanted(case, seed, folder_of(options.runs, case, seed), tuple(dict.fromkeys(untils)))
-    return sorted(known.values(), key=lambda run: run.seed)
-
-
-def words_of(run: Wanted, options: Options) -> list[str]:
-    """Options of train, but for where to stop."""
-    fixed = ["--data.path", options.data[run.case.problem.data], "--run.dir", str(run.folder), "--run.monitor", "none"]
-    return [*run.case.words, *options.more, "--run.seed", str(run.seed), *fixed, "--checkpoint.keep", "1"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is there of a run."""
+    """What is there of a run: its folder or, without one of these settings and data, its record."""
 
     curve: Curve | None
     mine: bool  # it has these settings and data
@@ -92,10 +43,28 @@ class Finding:
 
 
 def look(run: Wanted, options: Options, source: str) -> Finding:
-    """Read the folder of a run."""
-    curve, data = read_curve(run.folder), fingerprint(options.data[run.case.problem.data])
-    mine = not differences(run.folder, words_of(run, options)) and not (curve and data and curve.facts["data_fingerprint"] != data)
-    return Finding(curve, mine, bool(curve and curve.facts["source_sha256"] == source), last_checkpoint(run.folder) is not None)
+    """Read the folder or the record of a run."""
+    words, data = words_of(run, options), fingerprint(options.data[run.case.problem.data])
+
+    def fits(curve: Curve | None, there: Path | Mapping[str, object]) -> bool:
+        return not differences(there, words) and not (curve and data and curve.facts["data_fingerprint"] != data)
+
+    curve = read_curve(run.folder)
+    mine, kept = fits(curve, run.folder), last_checkpoint(run.folder) is not None
+    record = recorded(run, options) if curve is None or not mine else None
+    if record is not None and fits(record.curve, record.settings):
+        curve, mine, kept = record.curve, True, False
+    return Finding(curve, mine, bool(curve and curve.facts["source_sha256"] == source), kept)
+
+
+def recorded(run: Wanted, options: Options) -> records.Record | None:
+    """The record of a run; one that cannot be read is named."""
+    path = records.path_of(options.records, run.case.name, run.folder.name) if options.records else None
+    try:
+        return records.read_record(path) if path is not None and path.is_file() else None
+    except ValueError as problem:
+        options.say(f"left out: {problem}")
+        return None
 
 
 def fingerprint(data: str) -> str:
@@ -117,7 +86,10 @@ class Runner:
     def make(self, cases: Iterable[Case]) -> int:
         """Make what is missing of ``cases``; how many runs are still missing, or failed."""
         runs, say = wanted(cases, self._options), self._options.say
-        missing = [run for run in runs if not self._there(run)]
+        there = [(run, self._there(run)) for run in runs]
+        missing = [run for run, curve in there if curve is None]
+        for run, curve in there:
+            self._keep(run, curve)
         say(f"{len(runs) - len(missing)} of {len(runs)} runs are there, {len(missing)} to make")
         began, failed = time.monotonic(), 0
         with ThreadPoolExecutor(self._options.jobs) as pool:
@@ -135,7 +107,7 @@ class Runner:
 
     def show(self, cases: Iterable[Case]) -> int:
         """Say which runs there are; how many are missing."""
-        runs = {run.name: self._there(run) for run in wanted(cases, self._options)}
+        runs = {run.name: self._there(run) is not None for run in wanted(cases, self._options)}
         for name, there in runs.items():
             self._options.say(f"{'there' if there else 'missing':<8} {name}")
         return list(runs.values()).count(False)
@@ -147,15 +119,30 @@ class Runner:
             for process in self._processes:
                 process.send_signal(signal.SIGUSR1)
 
-    def _there(self, run: Wanted) -> bool:
-        """Whether nothing is to do; says so if the run was made by another source."""
-        found = look(run, self._options, self._source)
-        if found.curve is None or not found.mine or not run.enough(found.curve):
-            return False
-        if not found.fresh:
+    def _there(self, run: Wanted) -> Curve | None:
+        """The run if nothing is to do; says so if another source made it, or if there is a record alone that does not go far enough."""
+        there = look(run, self._options, self._source)
+        if there.curve is None or not there.mine:
+            return None
+        if not run.enough(there.curve):
+            if there.curve.worth is not None:
+                count = len(there.curve.accuracy)
+                self._options.say(f"{run.name}: its record ends after {count} iterations, it is made again from the start to go further")
+            return None
+        if not there.fresh:
             told = "made again" if self._options.again else "kept (--again makes it again)"
             self._options.say(f"{run.name}: made by another source, {told}")
-        return found.fresh or not self._options.again
+        return there.curve if there.fresh or not self._options.again else None
+
+    def _keep(self, run: Wanted, curve: Curve | None) -> None:
+        """Write the record of a run that has come to its budget and has its folder."""
+        if self._options.records is None or curve is None or curve.worth is not None:
+            return
+        path = records.path_of(self._options.records, run.case.name, run.folder.name)
+        try:
+            records.keep(path, curve, found(run.folder), run.untils, lambda: worth(run.folder))
+        except OSError as problem:
+            self._options.say(f"{run.name}: no record, {problem.strerror}")
 
     def _one(self, run: Wanted) -> tuple[str, bool]:
         """Start the run until it has spent its budget; a line about it, and whether it went well."""
@@ -163,13 +150,14 @@ class Runner:
         for _ in range(len(run.untils) + 1):
             if self._ending.is_set() or self._options.deadline - time.monotonic() < SHORT:
                 return "not made: the time is over", False
-            found = look(run, self._options, self._source)
-            going = found.curve if found.curve and found.mine and found.fresh else None
-            code = self._start(run, going, going is not None and found.kept)
+            there = look(run, self._options, self._source)
+            going = there.curve if there.curve and there.mine and there.fresh else None
+            code = self._start(run, going, going is not None and there.kept)
             curve = read_curve(run.folder)
             if curve is None or curve.status == "" or code not in WELL:  # a completion may be that of the start before
                 return ("stopped, to go on later" if code == LATER else f"FAILED with {code}: {self._last_words(run)}"), False
             if run.enough(curve):
+                self._keep(run, curve)
                 ended = f"  {curve.status}" if curve.whole else ""
                 return f"{text(curve.at(len(curve.accuracy)))}  {time.monotonic() - began:6.1f} s{ended}", True
         return "not at its limits after a start for each of them", False
@@ -181,7 +169,7 @@ class Runner:
             words += next_limits(run, going).stops()
         left = self._options.deadline - time.monotonic()
         if left < float("inf"):
-            words += ["--stop.wall_time", f"{(going.wall if going else 0.0) + left:.0f}"]
+            words += ["--stop.wall_time", f"{(going.wall if going and kept else 0.0) + left:.0f}"]
         launcher = [mpiexec(), "-n", str(self._options.ranks)] if self._options.ranks > 1 else []
         around = {name: value for name, value in os.environ.items() if not name.startswith("APTS_")} | {"OMP_NUM_THREADS": "1"}
         run.folder.parent.mkdir(parents=True, exist_ok=True)

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from paper.cases import Case
 from paper.curves import SEEDS, Curve, read_curve, read_json
 from paper.identity import differences
+from paper.records import path_of, read_record
 
 
 class Store:
-    """All runs below a folder, each read once. ``more``: options of train that all of them have; ``seeds``: how many of them count."""
+    """All runs below a folder, each read once, and the ``records`` of those that are not there.
+
+    ``more``: options of train that all of them have; ``seeds``: how many of them count.
+    """
 
     def __init__(
         self, runs: Path, more: Sequence[str] = (), say: Callable[[str], None] = print, seeds: int = sys.maxsize,
+        records: Path | None = None,
     ) -> None:  # fmt: skip
-        self.runs, self.seeds, self._more, self._say = runs, seeds, tuple(more), say
+        self.runs, self.seeds, self._more, self._say, self._records = runs, seeds, tuple(more), say, records
         self._known, self._data = dict[str, list[Curve]](), dict[str, str]()
 
     def curves(self, case: Case) -> list[Curve]:
         """The runs of a case with a seed that was asked for, in their order; those of other settings or data are left out, in words."""
         if case.name not in self._known:
-            folders = [path for path in (self.runs / case.name).glob("seed-*") if path.is_dir()]
-            found = [curve for folder in folders if (curve := self._curve(case, folder)) is not None]
-            self._known[case.name] = sorted(found, key=lambda curve: curve.seed)
+            names = {path.name for path in (self.runs / case.name).glob("seed-*") if path.is_dir()}
+            names |= {path.stem for path in self._recorded(case.name)}
+            curves = [curve for name in sorted(names) if (curve := self._curve(case, name)) is not None]
+            self._known[case.name] = sorted(curves, key=lambda curve: curve.seed)
         count = self.wanted(case)
         return [curve for curve in self._known[case.name] if curve.seed % SEEDS == 0 and curve.seed < SEEDS * count]
 
@@ -34,22 +40,44 @@ class Store:
         """How many runs of a case there should be."""
         return min(self.seeds, case.seeds or self.seeds)
 
-    def _curve(self, case: Case, folder: Path) -> Curve | None:
+    def _recorded(self, case: str) -> list[Path]:
+        """The records of a case, or of all cases that ``case`` as a pattern fits."""
+        return list(self._records.glob(f"{case}/seed-*.json")) if self._records else []
+
+    def _curve(self, case: Case, name: str) -> Curve | None:
+        """The run of this name from its folder; without one that is the case's, from its record."""
+        folder = self.runs / case.name / name
         curve = read_curve(folder)
-        if curve is None:
+        if curve is not None and self._fits(case, curve, folder, f"{case.name}/{name}"):
+            return curve
+        path = path_of(self._records, case.name, name) if self._records else None
+        if path is None or not path.is_file():
             return None
-        odd = differences(folder, [*case.words, *self._more, "--run.seed", str(curve.seed)])
+        try:
+            record = read_record(path)
+        except ValueError as problem:
+            self._say(f"left out: {problem}")
+            return None
+        return record.curve if self._fits(case, record.curve, record.settings, f"the record {case.name}/{name}") else None
+
+    def _fits(self, case: Case, curve: Curve, run: Path | Mapping[str, object], name: str) -> bool:
+        """Whether a run is the case's; says what it is otherwise."""
+        odd = differences(run, [*case.words, *self._more, "--run.seed", str(curve.seed)])
         if str(curve.facts["data_fingerprint"]) != self._fingerprint(case.problem.name):
             odd.insert(0, "other data than most runs of its problem")
         if odd:
-            self._say(f"left out: {folder.relative_to(self.runs)} was made with {'; '.join(odd[:3])}{' ...' if len(odd) > 3 else ''}")
-        return None if odd else curve
+            self._say(f"left out: {name} was made with {'; '.join(odd[:3])}{' ...' if len(odd) > 3 else ''}")
+        return not odd
 
     def _fingerprint(self, problem: str) -> str:
         """Of the data that most runs of a problem have, the first in the alphabet of several."""
         if problem not in self._data:
-            found = Counter(str(read_json(path).get("data_fingerprint")) for path in (self.runs / problem).glob("*/seed-*/provenance.json"))
-            self._data[problem] = min(found, key=lambda data: (-found[data], data))
+            recorded = {f"{path.parent.name}/{path.stem}": read_json(path).get("facts") for path in self._recorded(f"{problem}/*")}
+            made = {f"{path.parents[1].name}/{path.parent.name}": read_json(path)
+                    for path in (self.runs / problem).glob("*/seed-*/provenance.json")}  # fmt: skip
+            runs = {name: facts for name, facts in (recorded | made).items() if isinstance(facts, dict)}
+            count = Counter(str(facts.get("data_fingerprint")) for facts in runs.values())
+            self._data[problem] = min(count, key=lambda data: (-count[data], data))
         return self._data[problem]
 
     def forget(self) -> None:

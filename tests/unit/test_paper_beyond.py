@@ -17,9 +17,10 @@ from paper import beyond, worth
 from paper.beyond import Place
 from paper.curves import folder_of
 from paper.limits import Limits
-from paper.runner import Options, Runner
+from paper.runner import Runner
 from paper.store import Store
 from paper.table import write
+from paper.wanted import Options
 from test_paper_tables import MadeUp, curve
 
 from apts_mpi.storage.convert import convert

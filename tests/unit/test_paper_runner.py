@@ -17,7 +17,8 @@ from paper import runner
 from paper.cases import Case, adam, ours
 from paper.curves import Curve
 from paper.limits import Limits, Used
-from paper.runner import Finding, Options, Runner, Wanted, note, wanted
+from paper.runner import Finding, Runner, note
+from paper.wanted import Options, Wanted, wanted
 from test_paper_pictures import run_directory
 
 CASE, OTHER = ours("digits", 2, Limits(passes=40, reductions=60)), adam("digits", 500, 0.1, Limits(epochs=2))

@@ -18,9 +18,9 @@ from paper.cases import Case, adam, ours, paper, preset
 from paper.curves import Curve
 from paper.limits import Limits, Used
 from paper.report import Context, fallen
-from paper.runner import Options, wanted
 from paper.store import Store
 from paper.table import Table, cell, spread, write
+from paper.wanted import Options, wanted
 
 from apts_mpi import settings
 from apts_mpi.baseline import METHODS, Method
