@@ -163,4 +163,5 @@ def facts_of(curves: Iterable[Curve]) -> list[dict[str, Any]]:
     for curve in curves:
         if curve.facts not in found:
             found.append(curve.facts)
+    found = [{name: dict(sorted(fact.items())) if isinstance(fact, dict) else fact for name, fact in facts.items()} for facts in found]
     return found
