@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 USAGE, NUMERICAL, ENVIRONMENT = 2, 3, 4
 TRAIN = "apts-mpi train [FILE.toml] [--resume RUN] [--section.key VALUE ...] [--print_config]"
-PRECEDENCE = "A value comes from the command line, else APTS_SECTION__KEY, else FILE.toml, else the preset, else the default in brackets."
+PRECEDENCE = "A value comes from the command line, else APTS_SECTION__KEY, FILE.toml, the preset, the method, else the default in brackets."
 
 
 class UsageError(ValueError):

@@ -218,6 +218,13 @@ class Config:
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of the largest L-SR1 model that the method has; 0: none."""
+        local = self.local.memory if self.method == "apts" and self.local.solver == "lsr1" else 0
+        on_all = self.global_step.memory if self.method in ("apts", "trust-region") and self.global_step.solver == "lsr1" else 0
+        return max(local, on_all)
+
     def __post_init__(self) -> None:
         if self.method == "trust-region" and self.global_step.solver == "none":
             raise ValueError("method trust-region needs global_step.solver lsr1 or first, got none")

@@ -16,6 +16,7 @@ from apts_mpi import rundir, settings
 from apts_mpi.assembly import Problem
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, State, Status, StepInfo
+from apts_mpi.identity import binds, completed
 from apts_mpi.outcome import Progress
 from apts_mpi.parallel.handshake import SetupError, together
 from apts_mpi.partition import block
@@ -23,9 +24,6 @@ from apts_mpi.solver.build import Resumable, Stepper
 from apts_mpi.spread import spread
 from apts_mpi.storage.checkpoint import Checkpoint, newest
 
-# Settings that do not move the trajectory up to where it is.
-FREE = ("stop.", "checkpoint.", "safety.", "comm.emulate_", "run.", "data.path")
-BOUND = ("run.seed", "run.deterministic", "run.device")  # but for these
 SILENT = ("run.resume", "run.dir", "run.allow_changes")  # how, not what
 AFRESH = "to start afresh: --run.resume never (what is there goes into a subfolder)"
 
@@ -127,25 +125,9 @@ def _compare(config: Config, checkpoint: Checkpoint, folder: Path) -> list[str]:
     return [f"changed: {line}" for line in lines.values()]
 
 
-def completed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a run that may be older than some keys: these have their defaults, or what was done before there was a key."""
-    before = {
-        "solver.average": 0, "trust_region.reached": 0.55 if given.get("local.solver") == "sweep" else 0.8,
-        "baseline.average": given.get("solver.average", 0) if given.get("method", "apts") != "apts" else 0,
-    }  # fmt: skip
-    return {**settings.values(Config()), **before, **given}
-
-
 def _plain(value: Any) -> Any:
     """A setting as JSON gives it back, where inf is a text and a tuple a list."""
     return float(value) if value in ("inf", "-inf") else list(value) if isinstance(value, tuple) else value
-
-
-def binds(name: str, config: Config) -> bool:
-    """Whether another value of setting ``name`` would bend the trajectory."""
-    if name in ("stop.epochs", "stop.iterations"):
-        return config.method not in ("apts", "trust-region") and config.baseline.schedule == "cosine"
-    return name in BOUND or not name.startswith(FREE)
 
 
 def facts_of(config: Config, problem: Problem, progress: Progress, arithmetic: str) -> dict[str, Any]:

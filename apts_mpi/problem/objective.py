@@ -64,7 +64,7 @@ class Evaluator:
             inputs, targets = data.take(range(start, min(start + step, rows.stop)))
             with torch.set_grad_enabled(wanted):
                 losses = self.loss(self.flat.module(inputs), targets)
-            total += losses.detach().double().sum()
+            total = total + losses.detach().double().sum()
             if wanted:
                 with watch if watch is not None and start + step >= rows.stop else nullcontext():
                     torch.autograd.backward(losses, torch.full_like(losses, weight))

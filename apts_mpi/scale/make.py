@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from apts_mpi.presets import preset
 from apts_mpi.scale.facts import CALIBRATION, Facts, facts
 from apts_mpi.study.attempt import AGAIN, failed
 from apts_mpi.study.definition import Study
@@ -34,8 +35,8 @@ def calibrations(study: Study, runs: Sequence[Run]) -> dict[tuple[str, int], Pat
 def calibrate(study: Study, runs: Sequence[Run], known: Facts, executor: Executor, say: Say) -> None:
     """Make the calibrations that are missing; one that fails is told, and leaves the report without the cost model."""
     config = runs[0].config
-    model, pairs = config.model, [max(run.config.local.memory, run.config.global_step.memory) for run in runs]
-    options = ["--local.memory", str(max(pairs)), "--baseline.bucket", str(config.baseline.bucket)]
+    model, pairs = config.model, max(preset("lsr1").pairs, *(run.config.pairs for run in runs))  # whatif counts on those of lsr1
+    options = ["--local.memory", str(pairs), "--global_step.memory", str(pairs), "--baseline.bucket", str(config.baseline.bucket)]
     options += ["--model.name", model.name, "--model.widths", ",".join(map(str, model.widths)), "--model.loss", model.loss]
     options += ["--model.dtype", model.dtype, "--shape", ",".join(map(str, known.sample_shape)), "--outputs", str(known.outputs)]
     for (name, ranks), path in calibrations(study, runs).items():

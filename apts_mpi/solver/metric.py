@@ -18,15 +18,16 @@ Array = NDArray[np.float64]
 
 
 BELOW = 0.9  # gamma over the least curvature of a pair: at 1 that pair, s'(y - gamma s) = 0, tells L-SR1 nothing but rounding
+FLOOR = 1e-3  # of F: a pair that happens to show next to no curvature does not freeze all other directions
 
 
 class Metric:
     """P = min(1, gamma |B|^-1)^(1/2), B = gamma I + Psi M Psi' the L-SR1 matrix of the last ``memory`` pairs.
 
     A pair is a summed step s~ and the change of grad f(.; D) along it. gamma = 0.9 min s'y / s's over the pairs with s'y > 0,
-    below the least curvature seen, so that with B = Q Lambda Q' on the span of Psi
+    below the least curvature seen that is more than rounding, so that with B = Q Lambda Q' on the span of Psi
 
-        P = I - Q (I - F) Q',   F = min(1, gamma / |Lambda|)^(1/2):
+        P = I - Q (I - F) Q',   F = min(1, gamma / |Lambda|)^(1/2), 1e-3 at least:
 
     where the loss is more curved, whatever the sign, and momentum steps swing, they are damped; nothing is amplified. Without such
     a pair P = I. Vectors are (n,), contiguous, of the dtype and on the device of ``like``; 2 ``memory`` of them keep pairs, alike
@@ -44,7 +45,7 @@ class Metric:
         self.cut = cut
 
     def observe(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> None:
-        """Take the pair (s, y = grad_new - grad) for the oldest one, unless one of its products is not finite; one transfer."""
+        """Put the pair (s, y = grad_new - grad) in the place of the oldest; it does not count if a product is not finite. One transfer."""
         memory = len(self._basis)
         slot = next((slot for slot in range(memory) if slot not in self._slots), self._slots[0] if self._slots else 0)
         pair = self._rows[2 * slot : 2 * slot + 2]
@@ -74,7 +75,14 @@ class Metric:
         return {"slots": torch.tensor(self._slots, dtype=torch.float64), "gram": torch.from_numpy(self._gram), **pairs}
 
     def restore_(self, state: Mapping[str, Tensor]) -> None:
-        """Put every pair back into its slot. ValueError if the slots are not those of such a memory."""
+        """Put every pair back into its slot, or begin without any if the state is of another memory or there is none.
+
+        ValueError if the slots are not those of such a memory.
+        """
+        if "gram" not in state or state["gram"].shape != self._gram.shape:
+            self._slots = []
+            self._form()
+            return
         slots = [int(slot) for slot in state["slots"]]
         if len(set(slots)) != len(slots) or not {*slots} <= {*range(len(self._basis))}:
             raise ValueError(f"the slots of a memory of {len(self._basis)} pairs cannot be {slots}")
@@ -90,7 +98,7 @@ class Metric:
         self._damping = self._damping.new_zeros(0)
         s = 2 * np.array(self._slots, dtype=np.intp)
         gram = Gram(self._gram[np.ix_(s, s)], self._gram[np.ix_(s, s + 1)], self._gram[np.ix_(s + 1, s + 1)])
-        gamma = BELOW * least_curvature(gram)
+        gamma = BELOW * least_curvature(gram, self._noise)
         if not gamma:
             return
         found = spectrum(gram, sr1(gram, gamma, self._noise), self._noise, self.cut, self._rows.shape[1])
@@ -98,16 +106,16 @@ class Metric:
         weights = np.zeros((rank, len(self._rows)))  # Q' = basis' (Y - gamma S)'
         weights[:, s], weights[:, s + 1] = -gamma * found.basis.T, found.basis.T
         torch.mm(self._like(weights), self._rows, out=self._basis[:rank])
-        size = np.abs(found.eigenvalues)
-        self._damping = self._like(np.sqrt(np.minimum(1.0, np.divide(gamma, size, out=np.ones(rank), where=size > gamma))) - 1)
+        share = np.divide(gamma, np.abs(found.eigenvalues), out=np.ones(rank), where=np.abs(found.eigenvalues) > gamma)
+        self._damping = self._like(np.maximum(np.sqrt(share), FLOOR) - 1)
 
     def _like(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self._rows.dtype).to(self._rows.device)
 
 
-def least_curvature(gram: Gram) -> float:
-    """min s'y / s's over the pairs with s'y > 0; 0 if there is none, or if it is not a number."""
+def least_curvature(gram: Gram, noise: float) -> float:
+    """min s'y / s's over the pairs with s'y > ``noise`` ||s|| ||y||; 0 if there is none, or if it is not a number."""
     squares, curvatures = np.diag(gram.ss), np.diag(gram.sy)
-    known = (curvatures > 0) & (squares > 0)
+    known = (curvatures > noise * np.sqrt(squares * np.diag(gram.yy))) & (squares > 0)
     least = float(np.min(curvatures[known] / squares[known])) if known.any() else 0.0
     return least if math.isfinite(least) else 0.0

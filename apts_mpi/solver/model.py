@@ -12,8 +12,8 @@ from torch import Tensor
 
 from apts_mpi.solver.subproblem import first_order
 
-# Columns worked on at a time. Inner products: the error of a float32 product grows with the block (2e-7 at 8,192 in the
-# worst case measured, 1e-6 at 32,768), its overhead shrinks. The rest: 22 rows of a block stay in the second-level cache.
+# Columns worked on at a time. Inner products: the error of a float32 product grows with the block (7e-7 at 8,192 in the
+# worst case measured), its overhead shrinks. The rest: 22 rows of a block stay in the second-level cache.
 PRODUCT_BLOCK = 8_192
 BLOCK = 32_768
 GPU_BLOCK = 1_048_576  # both, on a GPU: few launches

@@ -143,8 +143,8 @@ class _Counting:
         self.pack()  # C
         self.passes(copy=1, dot=self.sweep, add=1)
         self.evaluate(kind != "none" or not self.fresh)  # D
-        if self.sweep and not self.fresh:  # a pair for the metric: its products, then Q
-            memory = self.config.local.memory
+        memory = self.config.local.memory
+        if self.sweep and not self.fresh and memory:  # a pair for the metric: its products, then Q
             self.passes(copy=1, sub=1, combine=4 * memory + 2 * memory * memory)
         self.passes(copy=1, dot=1)
         if kind != "none":

@@ -8,25 +8,13 @@ from typing import Any
 
 from apts_mpi import settings
 from apts_mpi.config import Config
+from apts_mpi.identity import binds, completed, knows
 from apts_mpi.regular import read_toml
-from apts_mpi.resumption import binds, completed
 from apts_mpi.rundir import CONFIG
 
 FREE = ("stop.", "checkpoint.", "safety.", "comm.", "run.", "data.path", "preset")  # do not make another run; a preset's values do
 BOUND = ("run.seed", "run.deterministic", "run.evaluate_iterations")  # but for these
 ENDS = ("stop.epochs", "stop.iterations")  # and for these under a schedule that ends with the run
-PARTS = ("solver.", "trust_region.", "local.", "global_step.")  # of APTS
-GLOBAL = ("trust_region.", "global_step.", "local.gamma")  # of them, what the global trust region alone has too
-SWEEP = ("local.chunk", "local.passes", "local.momentum")  # what other local solvers do not have
-
-
-def knows(config: Config, name: str) -> bool:
-    """Whether another value of setting ``name`` may make another run of this method."""
-    if config.method == "apts":
-        return not name.startswith("baseline." if config.local.solver == "sweep" else ("baseline.", *SWEEP))
-    if config.method == "trust-region" and name.startswith(GLOBAL):
-        return name != "trust_region.reached"  # of the ball
-    return name == "solver.subdomains" or not name.startswith(PARTS)
 
 
 def identity(values: Mapping[str, object], config: Config) -> dict[str, object]:

@@ -133,7 +133,7 @@ def table(name: str, title: str, rule: str, variants: tuple[Variant, ...], place
             used += curves
             counts.append(len(cuts))
             same &= variant.case(place) == bases[place] or _alike(curves, [c for c in store.curves(bases[place]) if c.enough(place.until)])
-        row["variant"] += " (no effect: the same runs)" if same and variant is not variants[0] else ""
+        row["variant"] += " (no effect: the same runs)" if same and counts and variant is not variants[0] else ""
         rows.append({**row, "runs": min(counts, default=0)})
         there = there or (any(counts) and variant is not variants[0])
     if not there:

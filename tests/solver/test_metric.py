@@ -13,6 +13,7 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[1] / "reference"))
 from dense_sr1 import recursion
 
+from apts_mpi.solver.lsr1 import CUT
 from apts_mpi.solver.metric import BELOW, Metric
 
 N = 12
@@ -76,6 +77,31 @@ def test_leaves_a_sphere_alone_and_damps_the_steeper_direction_by_the_root() -> 
     assert np.abs(matrix(metric) - wanted).max() <= 1e-12
 
 
+def test_a_pair_whose_curvature_is_rounding_does_not_set_gamma() -> None:
+    one, two, three = torch.eye(N, dtype=torch.float64)[:3]
+    known = [(one, one), (two, 10 * two)]
+    nearly_none = (three, 1e-15 * three + one)  # s'y = 1e-15 ||s|| ||y||
+    assert np.linalg.eigvalsh(matrix(fed([*known, nearly_none], 4))).min() > 0.1  # 3e-8 if that were the least curvature
+
+
+def test_no_direction_is_frozen() -> None:
+    one, two = torch.eye(N, dtype=torch.float64)[:2]
+    found = matrix(fed([(one, 1e-8 * one), (two, two)], 4))
+    assert found[1, 1] == pytest.approx(1e-3) and found[0, 0] == pytest.approx(np.sqrt(0.9), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_with_the_cut_that_is_used(seed: int, dtype: torch.dtype) -> None:
+    """Directions that are cut stay as they are, the others are those of the function of the dense matrix within the span that is left."""
+    kept = pairs_of(hessian(seed, convex=True), 4, seed + 50)
+    metric = fed(kept, 4, dtype, CUT)
+    found = matrix(metric, dtype=dtype)
+    assert np.linalg.norm(found, 2) <= 1 + 1e-5 and np.abs(found - found.T).max() <= 1e-5
+    rank = len(metric._damping)
+    assert 1 <= rank <= 4 and (np.linalg.eigvalsh(found) < 1 - 1e-6).sum() <= rank
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_pair_that_is_not_finite_is_left_out(bad: float) -> None:
     pairs = pairs_of(hessian(3, convex=True), 3, 7)
@@ -92,6 +118,18 @@ def test_more_pairs_than_dimensions() -> None:
 
 
 def test_slots_that_a_memory_does_not_have_are_refused() -> None:
-    state = fed(pairs_of(hessian(0, convex=True), 4, 0), 4).state()
-    with pytest.raises(ValueError, match=r"the slots of a memory of 3 pairs cannot be \[0, 1, 2, 3\]"):
-        Metric(3, torch.zeros(N, dtype=torch.float64)).restore_(state)
+    metric = fed(pairs_of(hessian(0, convex=True), 4, 0), 4)
+    for slots in ([0, 1, 2, 4], [0, 0]):
+        with pytest.raises(ValueError, match="the slots of a memory of 4 pairs cannot be"):
+            metric.restore_({**metric.state(), "slots": torch.tensor(slots, dtype=torch.float64)})
+
+
+def test_begins_anew_from_the_state_of_another_memory_and_from_none() -> None:
+    pairs = pairs_of(hessian(0, convex=True), 4, 0)
+    for state in ({}, fed(pairs, 3).state()):
+        metric = fed(pairs, 4)
+        metric.restore_(state)
+        assert np.array_equal(matrix(metric), np.eye(N))
+        for s, y in pairs:
+            metric.observe(s, torch.zeros_like(y), y)
+        assert np.abs(matrix(metric) - matrix(fed(pairs, 4))).max() <= 1e-12

@@ -18,6 +18,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lsr1": {},
     "paper": {"name": "paper"},
     "sweep": {"name": "default", "local": {"chunk": 4, "chunks_min": 2}},
+    "sweep, two pairs": {"name": "default", "local": {"chunk": 4, "chunks_min": 2, "memory": 2}},
     "first order": {"local": {"solver": "first"}, "global_step": {"solver": "first"}},
     "small memory": {"global_step": {"memory": 1}},
     "no memory": {"global_step": {"memory": 0}, "local": {"memory": 0}},

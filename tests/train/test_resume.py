@@ -20,10 +20,10 @@ from apts_mpi import Result, Status, train
 from apts_mpi.__main__ import main
 from apts_mpi.checkpoints import Checkpoints, best_interval
 from apts_mpi.cli import read_settings
+from apts_mpi.identity import completed
 from apts_mpi.parallel.handshake import HandshakeError
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.regular import SUM, with_sum
-from apts_mpi.resumption import completed
 from apts_mpi.rundir import read_run
 from apts_mpi.safety import CheckpointConfig, Every, every
 from apts_mpi.storage import checkpoint as files
@@ -35,6 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "full batch": {},
     "minibatch": {"data": {"batch": 60, "overlap": 0.1}},
     "sweep": {"name": "default", "data": {"batch": 60}},
+    "sweep, full batch": {"name": "default", "local": {"memory": 3}},
     "adam": {"method": "adam", "data": {"batch": 60}},
     "local-sgd": {"method": "local-sgd", "data": {"batch": 60}, "baseline": {"period": 2}},
     "trust-region": {"method": "trust-region"},
@@ -211,6 +212,23 @@ def test_a_change_may_be_allowed(tmp_path: Path, case: str, capfd: pytest.Captur
     second = on(tmp_path / "run", 8, **REFUSED[case][0], run={"allow_changes": True, "monitor": "plain"})
     assert len(second.steps) == 8 and told(second).startswith(told(first)[:-1]) and second.loss < first.loss
     assert "note: changed: " in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("first", "then"), [
+    ({"data": {"batch": 60}}, {}), ({"local": {"memory": 0}}, {}), ({"local": {"memory": 3}}, {"local": {"memory": 5}}),
+    ({"local": {"memory": 5}}, {"local": {"memory": 3}}), ({"name": "lsr1"}, {}), ({}, {"data": {"batch": 60}}),
+])  # fmt: skip
+def test_a_metric_begins_anew_where_the_checkpoint_has_none_that_fits(tmp_path: Path, first: dict[str, Any], then: dict[str, Any]) -> None:
+    start = run(tmp_path / "run", 4, **{"name": "default", **first})
+    second = on(tmp_path / "run", 9, **{"name": "default", **then}, run={"allow_changes": True})
+    assert len(second.steps) == 9 and second.loss < start.loss
+
+
+@pytest.mark.parametrize("method", ["adam", "sgd"])
+def test_a_key_that_a_method_does_not_have_may_change(tmp_path: Path, method: str) -> None:
+    run(tmp_path / "run", 4, method=method, data={"batch": 60})
+    changed = {"local": {"momentum": 0.5}, "trust_region": {"reached": 0.8}, "solver": {"subdomains": 3, "average": 3}}
+    assert len(on(tmp_path / "run", 6, method=method, data={"batch": 60}, **changed).steps) == 6
 
 
 @pytest.mark.parametrize(("given", "reached", "average"), [

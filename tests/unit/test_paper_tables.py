@@ -24,6 +24,7 @@ from paper.wanted import Options, wanted
 
 from apts_mpi import settings
 from apts_mpi.baseline import METHODS, Method
+from apts_mpi.identity import PARTS
 from apts_mpi.presets import PRESETS
 
 DONE = "outer iterations done"
@@ -220,7 +221,7 @@ def test_under_a_schedule_another_end_is_another_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_what_a_method_does_not_know_makes_no_other_run_of_it(method: Method) -> None:
     known = set(identity.asked(["--method", method]))
-    parts = {name for name in settings.keys() if name.startswith(identity.PARTS)}
+    parts = {name for name in settings.keys() if name.startswith(PARTS)}
     beside = {"trust_region.radius_init", "trust_region.eta1", "global_step.solver", "global_step.memory", "local.gamma"}
     assert "solver.subdomains" in known and {"data.batch", "model.name", "run.seed", "method"} <= known and "preset" not in known
     assert ("baseline.average" in known) == (method != "apts")
@@ -237,7 +238,7 @@ def test_what_a_method_does_not_know_makes_no_other_run_of_it(method: Method) ->
 # The defaults of an earlier source, which had neither trust_region.reached nor baseline.average.
 EARLIER = {
     "trust_region.radius_init": 0.1, "trust_region.radius_max": 8.0, "trust_region.eta0": 0.0, "trust_region.eta1": 0.1,
-    "local.solver": "lsr1", "local.chunks_min": 8, "global_step.solver": "lsr1", "solver.average": 0,
+    "local.solver": "lsr1", "local.chunks_min": 8, "local.memory": 5, "global_step.solver": "lsr1", "solver.average": 0,
 }  # fmt: skip
 
 
@@ -280,6 +281,11 @@ def test_a_run_of_a_preset_that_had_another_name_is_the_same_run(tmp_path: Path,
     text = (tmp_path / "config.toml").read_text()
     (tmp_path / "config.toml").write_text(text.replace(f'preset = "{name}"', 'preset = "sweep"'))
     assert identity.differences(tmp_path, case.words) == []
+    in_full_batch = ["local.memory = 5, not 10"] if name == "default" else []  # where a sweep has got a metric since
+    former, other = {key.replace(".", "__"): value for key, value in FORMER[name].items()}, preset("poisson", name, 2, Limits(epochs=1))
+    made_earlier(tmp_path, other, **former)
+    assert identity.differences(tmp_path, other.words) == in_full_batch
+    made_earlier(tmp_path, case, **former)
     assert identity.differences(tmp_path, [*case.words, "--trust_region.reached", "0.1"])[0].startswith("trust_region.reached = 0.")
 
 

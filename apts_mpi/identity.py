@@ -1,0 +1,43 @@
+"""What makes a run the run it is: settings that bend its trajectory, those a method knows, and what was done before there was a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from apts_mpi import settings
+from apts_mpi.config import Config
+
+# Settings that do not move the trajectory up to where it is.
+FREE = ("stop.", "checkpoint.", "safety.", "comm.emulate_", "run.", "data.path")
+BOUND = ("run.seed", "run.deterministic", "run.device")  # but for these
+PARTS = ("solver.", "trust_region.", "local.", "global_step.")  # of APTS
+GLOBAL = ("trust_region.", "global_step.", "local.gamma")  # of them, what the global trust region alone has too
+LSR1 = "local.memory"  # which a sweep has in full batch alone
+SWEEP = ("local.chunk", "local.passes", "local.momentum")  # what other local solvers do not have
+
+
+def binds(name: str, config: Config) -> bool:
+    """Whether another value of setting ``name`` would bend the trajectory."""
+    if name in ("stop.epochs", "stop.iterations"):
+        return config.method not in ("apts", "trust-region") and config.baseline.schedule == "cosine"
+    return name in BOUND or (not name.startswith(FREE) and knows(config, name))
+
+
+def knows(config: Config, name: str) -> bool:
+    """Whether another value of setting ``name`` may make another run of this method."""
+    if config.method == "apts":
+        sweeps = config.local.solver == "sweep"
+        return not name.startswith(("baseline.", *((LSR1,) if sweeps and config.data.batch else () if sweeps else SWEEP)))
+    if config.method == "trust-region" and name.startswith(GLOBAL):
+        return name != "trust_region.reached"  # of the ball
+    return name == "solver.subdomains" or not name.startswith(PARTS)
+
+
+def completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a run that may be older than some keys: these have their defaults, or what was done before there was a key."""
+    before = {
+        "solver.average": 0, "trust_region.reached": 0.55 if given.get("local.solver") == "sweep" else 0.8,
+        "baseline.average": given.get("solver.average", 0) if given.get("method", "apts") != "apts" else 0,
+    }  # fmt: skip
+    return {**settings.values(Config()), **before, **given}
