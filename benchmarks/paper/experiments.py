@@ -24,7 +24,10 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "bars": (lambda known: bars.cases(),),
     "presets": (lambda known: bars.cases(bars.PRESETS),),
     "tuning": (lambda known: tuning.cases(),),
-    "adam": (lambda known: targets.searches(), *3 * (lambda known: targets.finals(known.store),)),  # a rate may miss with another seed
+    "adam": (
+        *2 * (lambda known: targets.searches(known.store),),  # those of the last iterate, then of the mean
+        *3 * (lambda known: targets.finals(known.store),),  # a rate may miss with another seed
+    ),
     "ablation": (lambda known: variants.cases(variants.ABLATION, variants.PLACES),),
     "second-order": (lambda known: variants.cases(variants.ORDERS, variants.EVALUATIONS),),
     "beyond": (lambda known: beyond.searches(), lambda known: beyond.finals(known.store)),

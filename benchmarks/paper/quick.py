@@ -25,14 +25,14 @@ STUCK = Bar(ours("digits", 2, BUDGET, "--trust_region.radius_init 1e-5 --trust_r
 MEAN, SUM = (paper("digits", 8, "o2", combine, Limits(epochs=4)) for combine in ("mean", "sum"))
 PLACE = tuning.Place("digits", 2, LONG, 3.0)
 STARTS = [case for label, case in PLACE.variants() if label in ("Delta0 0.001", "Delta0 10")]
-RACE = targets.Race("digits", LONG, {500: 8}, rates=(1e-3, 1e-2, 10.0), subdomains=(2,))
+RACE = targets.Race("digits", LONG, {500: 8}, rates=(1e-3, 1e-2, 10.0), subdomains=(2,), around=None)
 VARIANT, ONE = (variants.OURS, variants.Variant("no-momentum", "no momentum", "--local.momentum 0")), variants.Place("digits", 2, BUDGET)
 Say = Callable[[str], None]
 
 
-def cases() -> list[Case]:
+def cases(store: Store) -> list[Case]:
     """Some of every experiment."""
-    races = [*RACE.search(500).cases, *RACE.search(500, True).cases]
+    races = [*RACE.search(500, store).cases, *RACE.search(500, store, True).cases]
     return [STUCK.case, MEAN, SUM, PLACE.base, *STARTS, *races, *variants.cases(VARIANT, (ONE,))]
 
 
@@ -56,12 +56,12 @@ def main(folder: Path, say: Say) -> int:
     options = Options(folder / "runs", {"digits": str(folder / "digits")}, seeds=1, ranks=1, jobs=2, say=say, records=folder / "records")
     check, store = Checks(say), Store(options.runs, say=say)
     check(Runner(replace(options, ranks=2, jobs=1)).make(bars.cases(BARS)) == 0, "runs on two ranks finish")
-    check(Runner(options).make(cases()) == 0, "runs on one rank finish")
+    check(Runner(options).make(cases(store)) == 0, "runs on one rank finish")
     store.forget()
     check(Runner(options).make(targets.finals(store, (RACE,))) == 0, "the best rate is run once more")
     store.forget()
     said: list[str] = []
-    check(Runner(replace(options, say=said.append)).make([*bars.cases(BARS), *cases()]) == 0 and said[-1].endswith(" 0 to make"),
+    check(Runner(replace(options, say=said.append)).make([*bars.cases(BARS), *cases(store)]) == 0 and said[-1].endswith(" 0 to make"),
           "a second call finds every run and starts none")  # fmt: skip
     judge(store, check)
     tables = [table("quick-bars", BARS, store), *targets.tables(store, 1, (RACE,)),
@@ -91,7 +91,7 @@ def judge(store: Store, check: Checks) -> None:
     ends = [end(case, store) for case in STARTS]
     apart = abs(ends[1] - ends[0])
     check(apart <= PLACE.points, f"from Delta0 1e-3 and 10: {ends[0]:.2f} and {ends[1]:.2f}, {PLACE.points:g} points apart at most")
-    adam = rates.best(RACE.search(500), store, "target")
+    adam = rates.best(RACE.search(500, store), store, "target")
     check(adam is not None and adam.rate < 1 and adam.runs == 3 and abs(adam.passes - 24) < 1, f"the search for Adam's rate: {adam}")
     lines = targets.rows(RACE, store, 1)
     mine, theirs = (next(row for row in lines if "met" in row)["reductions"], min(row["reductions"] for row in lines if row["tuning"]))

@@ -19,7 +19,8 @@ RULE = (
     "To the first outer iteration (for Adam: the first step) whose test accuracy is the target; mean [least, largest] of the seeds, a dash "
     "where a seed does not get there. Adam: for each batch the best of 13 learning rates, the one with the fewest gradient evaluations to "
     "the target, found with one seed and then run with all; a rate of which a seed misses the target gives way to the next. Adam is there "
-    "twice, mean: read at the mean of its iterates as ours is, with a search of its own; ours is compared with the better one, and not "
+    "twice, mean: read at the mean of its iterates as ours is, with a search of its own from one rate below to three above the best of the "
+    "last iterate, since a mean bears larger ones; ours is compared with the better one, and not "
     "before every batch has a rate whose seeds all get there. Tuning: gradient evaluations of all runs of the search, in passes. Losses "
     f"alone in passes too; seconds of runs that had the machine for themselves. {READ_BOTH}"
 )
@@ -34,15 +35,26 @@ class Race:
     epochs: dict[int, int]  # by batch
     rates: tuple[float, ...] = RATES
     subdomains: tuple[int, ...] = (2, 16)  # of ours
+    around: tuple[int, int] | None = (1, 3)  # rates below and above the best of the last iterate that the mean's search tries; None: all
 
     @property
     def families(self) -> list[tuple[int, bool]]:
         """Batches of Adam, each read at the last iterate and at the mean."""
         return [(batch, mean) for mean in (False, True) for batch in self.epochs]
 
-    def search(self, batch: int, mean: bool = False) -> Search:
+    def search(self, batch: int, store: Store, mean: bool = False) -> Search:
+        """The rates of a batch; the mean's are known when the last iterate's have been searched, and none before."""
         until = Limits(epochs=self.epochs[batch])
-        return Search(lambda rate: adam(self.problem, batch, rate, until, seeds=1, mean=mean), self.rates)
+        return Search(lambda rate: adam(self.problem, batch, rate, until, seeds=1, mean=mean), self._rates(batch, store, mean))
+
+    def _rates(self, batch: int, store: Store, mean: bool) -> tuple[float, ...]:
+        if not mean or self.around is None:
+            return self.rates
+        found = rates.best(self.search(batch, store), store, "target")
+        if found is None:
+            return ()
+        best, (below, above) = self.rates.index(found.rate), self.around
+        return self.rates[max(best - below, 0) : best + above + 1]
 
     def final(self, batch: int, store: Store, mean: bool = False) -> tuple[Case, Found] | None:
         """The best rate with all seeds, tested after every step; None before its search.
@@ -50,7 +62,7 @@ class Race:
         A rate whose run missed the target with another seed is none; where no other is left, it is the best of those that miss it.
         """
         every, until = None if batch >= COMPARED else 1, Limits(epochs=self.epochs[batch])
-        found = rates.ranked(self.search(batch, mean), store, "target")
+        found = rates.ranked(self.search(batch, store, mean), store, "target")
         cases = [(adam(self.problem, batch, one.rate, until, every=every, mean=mean), one) for one in found]
         return next(((case, one) for case, one in cases if one.reached and not misses(case, store)), cases[0] if cases else None)
 
@@ -61,9 +73,9 @@ RACES = (
 )
 
 
-def searches(races: tuple[Race, ...] = RACES) -> list[Case]:
-    """The first stage: all rates, one seed."""
-    return [case for race in races for family in race.families for case in race.search(*family).cases]
+def searches(store: Store, races: tuple[Race, ...] = RACES) -> list[Case]:
+    """The first two stages: all rates of the last iterate, then those of the mean; one seed."""
+    return [case for race in races for batch, mean in race.families for case in race.search(batch, store, mean).cases]
 
 
 def finals(store: Store, races: tuple[Race, ...] = RACES) -> list[Case]:
@@ -102,7 +114,8 @@ def rows(race: Race, store: Store, seeds: int) -> list[Row]:
             case, found = best
             theirs[batch, mean_read] = row(case, store, found, f"Adam {batch:,}{', mean' if mean_read else ''}, rate {found.rate:g}")
     lines = list(theirs.values())
-    complete = len(theirs) == len(race.families) and all(one["searched"] == len(race.rates) for one in lines)
+    complete = len(theirs) == len(race.families)
+    complete &= all(one["searched"] == len(race.search(batch, store, mean_read).rates) for (batch, mean_read), one in theirs.items())
     complete &= all(one["runs"] >= seeds and not one["missed"] and not one["mixed"] for one in lines)
     least = _least(one["reductions"] for one in lines)
     base = _least(one["passes"] for (batch, _), one in theirs.items() if batch == COMPARED)
@@ -123,7 +136,7 @@ def _least(values: Iterable[float]) -> float:
 def tables(store: Store, seeds: int, races: tuple[Race, ...] = RACES) -> list[Table]:
     """The race to the targets."""
     lines = [line for race in races for line in rows(race, store, seeds)]
-    curves = [curve for case in [*searches(races), *finals(store, races)] for curve in store.curves(case)]
+    curves = [curve for case in [*searches(store, races), *finals(store, races)] for curve in store.curves(case)]
     return [Table("adam", "To the target", RULE, COLUMNS, lines, curves)] if lines else []
 
 

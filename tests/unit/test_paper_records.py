@@ -129,9 +129,9 @@ def test_the_report_from_records_is_that_from_run_directories(tmp_path: Path, mo
     monkeypatch.setattr(bars, "BARS", bars.BARS[:2])
     monkeypatch.setattr(variants, "PLACES", variants.PLACES[:1])
     monkeypatch.setattr(beyond, "worth", lambda folder: {"test_loss": 0.25, "error": 0.5} if folder.is_dir() else {})
-    race = targets.RACES[0]
+    race, empty = targets.RACES[0], Store(tmp_path / "runs")
     cases = [bars.BARS[0].case, *(case for _, case in place.variants()), variants.ABLATION[1].case(variants.PLACES[0])]
-    cases += [*race.search(1000).cases[:3], *race.search(10000).cases[:2], ours("mnist-10k-sigmoid", 2, Limits(epochs=4))]
+    cases += [*race.search(1000, empty).cases[:3], *race.search(10000, empty).cases[:2], ours("mnist-10k-sigmoid", 2, Limits(epochs=4))]
     for number, case in enumerate(cases):
         count = 180 if "adam" in case.name else 60
         rows = lines(480, 60, 10, number, 60) if "1000-" in case.name else lines(count, 6, 1, number, 8 + number)

@@ -118,6 +118,14 @@ def test_the_race_to_the_target_takes_the_best_rate_of_each_batch_and_counts_its
     assert race([98, 98, 98], seeds=3)[-1]["met"] is None
 
 
+def test_the_means_search_tries_the_rates_about_the_best_of_the_last_iterate() -> None:
+    wide = replace(RACE, rates=rates.RATES)
+    assert wide.search(1000, MadeUp({}), True).rates == ()  # not known yet
+    for index, window in ((0, rates.RATES[:4]), (4, rates.RATES[3:8]), (12, rates.RATES[11:])):
+        runs = {wide.search(1000, MadeUp({})).cases[index].name: [curve([90.0] * 5 + [98])]}
+        assert wide.search(1000, MadeUp(runs), True).rates == window
+
+
 def test_ours_is_compared_with_the_better_adam_and_only_if_every_seed_of_it_gets_there() -> None:
     quick = {"adam-mean-10000-0.1": [curve([90.0, 90, 90, 98, 98, 98])], "ours-last-N2": [curve([97.0, 98, 98])]}
     *_, mine, last = race([98, 98, 98], **quick)
