@@ -1,8 +1,7 @@
 """Limited-memory SR1 with the OBS subproblem solver, from inner products with the memory alone.
 
-S and Y are rows of one (2 (m + 1), n) buffer on the device of the model: slot j has s_j in row 2j and y_j
-in row 2j + 1. One slot is spare: steps are proposed in it and pairs tried in it, so that taking a pair
-copies nothing and refusing one loses nothing. Everything else is float64 on the host.
+S and Y are rows of one buffer on the device of the model (``pairs``), in whose spare slot steps are proposed and pairs
+tried. Everything else is float64 on the host.
 Sources: Brust, Erway, Marcia 2017; numerics in `docs/`.
 """
 
@@ -16,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apts_mpi.solver.compact import Gram, Spectrum, product_noise, spectrum, sr1
+from apts_mpi.solver.compact import Spectrum, product_noise, spectrum, sr1
 from apts_mpi.solver.model import Observed, Step, block_sizes
 from apts_mpi.solver.obs import Combination, GradProducts, minimise
+from apts_mpi.solver.pairs import Pairs
 from apts_mpi.solver.subproblem import Solution
 from apts_mpi.solver.vectors import number
 
@@ -49,59 +49,49 @@ class LSR1:
         self.noise = product_noise(dtype)
         self.cut = cut
         self._product_block, self._block = (min(n_params, size) for size in block_sizes(device))
-        self._rows = torch.zeros(2 * (memory + 1), n_params, dtype=dtype, device=device)
+        self.pairs = Pairs(memory, torch.zeros(n_params, dtype=dtype, device=device))
         self._pack = torch.zeros(4, self._block, dtype=dtype, device=device)
-        self._gram = np.zeros((2 * (memory + 1),) * 2)
         self.skipped = 0  # pairs refused since construction
         self.reset()
 
     def reset(self) -> None:
         """Forget all pairs and the gradient; ``begin`` must follow."""
-        self._order: list[int] = []  # slots, oldest pair first
-        self._spare = 0
+        self.pairs.clear()
         self.gamma = self.gamma_init
-        self._products = self._products_new = np.full(len(self._gram), math.nan)
+        self._products = self._products_new = np.full(len(self.pairs.rows), math.nan)
         self._square = self._square_new = math.nan
         self._spectrum: Spectrum | None = None
 
     def state(self) -> dict[str, Tensor]:
-        """Slots, gamma, inner products and, oldest first, the pairs: ``pair0`` is (2, n), s and y, live."""
-        slots = torch.tensor([*self._order, self._spare], dtype=torch.float64)
-        pairs = {f"pair{i}": self._rows[2 * slot : 2 * slot + 2] for i, slot in enumerate(self._order)}
-        return {"slots": slots, "gamma": number(self.gamma), "gram": torch.from_numpy(self._gram), **pairs}
+        """gamma and the pairs, live."""
+        return {"gamma": number(self.gamma), **self.pairs.state()}
 
     def restore_(self, state: Mapping[str, Tensor]) -> None:
         """Put every pair back into its slot; ``begin`` must follow. ValueError if the slots are not those of such a memory."""
         self.reset()
-        slots = [int(slot) for slot in state["slots"]]
-        if len(set(slots)) != len(slots) or not {*slots} <= {*range(self.memory + 1)} or not slots:
-            raise ValueError(f"the slots of a memory of {self.memory} pairs cannot be {slots}")
-        *self._order, self._spare = slots
+        self.pairs.restore_(state)
         self.gamma = float(state["gamma"])
-        self._gram[:] = state["gram"].numpy()
-        for i, slot in enumerate(self._order):
-            self._rows[2 * slot : 2 * slot + 2].copy_(state[f"pair{i}"])
 
     @property
     def count(self) -> int:
         """Pairs in the memory."""
-        return len(self._order)
+        return len(self.pairs.order)
 
     def begin(self, grad: Tensor) -> float:
         """Take ``grad`` as the gradient at the current point; returns its norm. One pass, one transfer."""
         used, parts = self._used_rows(), []
         for start in range(0, self.n_params, self._product_block):
             g = grad[start : start + self._product_block]
-            parts += [torch.mv(self._rows[:used, start : start + len(g)], g), torch.dot(g, g).view(1)]
+            parts += [torch.mv(self.pairs.rows[:used, start : start + len(g)], g), torch.dot(g, g).view(1)]
         values = torch.cat(parts).view(-1, used + 1).sum(0, dtype=torch.float64).cpu().numpy()
-        self._products = np.zeros(len(self._gram))
+        self._products = np.zeros(len(self.pairs.rows))
         self._products[:used], self._square = values[:-1], float(values[-1])
         return math.sqrt(self._square)
 
     def propose_(self, grad: Tensor, radius: float) -> Step:
         """Minimise m(s) over ||s|| <= radius: the subproblem on the host, then s = c_g g + S'c_S + Y'c_Y in one pass."""
         solution, weights = self._solve(radius)
-        out = self._rows[2 * self._spare]
+        out = self.pairs.rows[2 * self.pairs.spare]
         if solution.step_norm == 0:
             out.zero_()
         else:
@@ -116,9 +106,8 @@ class LSR1:
         The pair is refused, and counted, unless everything is finite and |s'(y - Bs)| >= 1e-8 ||s|| ||y - Bs||.
         Its inner products are taken from y itself, not from differences of other products.
         """
-        s_row, y_row = 2 * self._spare, 2 * self._spare + 1
         columns, small = self._pass_(step, grad, grad_new)
-        pair = np.array([s_row, y_row])
+        pair = self.pairs.spare_rows
         columns[:2, pair] = small[:2, :2]
         columns[2, pair] = small[2, :2]
         self._products_new, self._square_new = columns[2], float(small[2, 2])
@@ -134,33 +123,26 @@ class LSR1:
 
     def _take(self, columns: Array, grad_products: Array) -> bool:
         """Let the pair in the spare slot into the memory if it passes the test; its row of the Gram matrix is ``columns``."""
-        s_row, y_row = 2 * self._spare, 2 * self._spare + 1
-        self._gram[[s_row, y_row]] = columns
-        self._gram[:, [s_row, y_row]] = columns.T
-        self._products[[s_row, y_row]] = grad_products
-        tried = sr1(self._gram_of([*self._order, self._spare]), self.gamma, self.noise)
+        pair, products = self.pairs.spare_rows, self.pairs.products
+        products[pair] = columns
+        products[:, pair] = columns.T
+        self._products[pair] = grad_products
+        tried = sr1(self.pairs.gram([*self.pairs.order, self.pairs.spare]), self.gamma, self.noise)
         if self.count not in tried.used:
             return False
-        curvature, square = self._gram[s_row, y_row], self._gram[y_row, y_row]
+        (_, curvature), (_, square) = products[np.ix_(pair, pair)]
         if curvature > 0:
             self.gamma = float(min(max(square / curvature, GAMMA_RANGE[0]), GAMMA_RANGE[1]))
         self._spectrum = None
-        if self.memory > 0:
-            self._order.append(self._spare)
-            self._spare = self._order.pop(0) if self.count > self.memory else self.count
+        self.pairs.take()
         return True
-
-    def _gram_of(self, slots: list[int]) -> Gram:
-        s = 2 * np.array(slots, dtype=np.intp)
-        gram = self._gram
-        return Gram(gram[np.ix_(s, s)], gram[np.ix_(s, s + 1)], gram[np.ix_(s + 1, s + 1)])
 
     def _solve(self, radius: float) -> tuple[Solution, Combination]:
         """The subproblem's solution and its coefficients; the spectrum of B is kept until a pair is taken."""
-        gram = self._gram_of(self._order)
+        gram = self.pairs.gram()
         if self._spectrum is None:
             self._spectrum = spectrum(gram, sr1(gram, self.gamma, self.noise), self.noise, self.cut, self.n_params)
-        s = 2 * np.array(self._order, dtype=np.intp)
+        s = self.pairs.s_rows(self.pairs.order)
         products = GradProducts(self._products[s], self._products[s + 1], self._square)
         return minimise(gram, self._spectrum, products, self.n_params, radius)
 
@@ -168,7 +150,7 @@ class LSR1:
 
     def _used_rows(self) -> int:
         """Rows from the first to the last pair, the spare slot among them once the memory is full."""
-        return 2 * (max(self._order) + 1) if self._order else 0
+        return 2 * (max(self.pairs.order) + 1) if self.pairs.order else 0
 
     def _pass_(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> tuple[Array, Array]:
         """Put the pair into the spare slot and take all inner products of (s, y, g_new) with the memory.
@@ -176,12 +158,12 @@ class LSR1:
         Returns them as (3, rows) and those of (s, y, g_new, g) among each other as (4, 4), float64 on the host.
         The vectors are packed per block, since a matrix of one leading dimension multiplies twice as fast.
         """
-        used, spare = self._used_rows(), 2 * self._spare
-        if step.data_ptr() != self._rows[spare].data_ptr():
-            self._rows[spare].copy_(step)
+        used, spare, memory = self._used_rows(), 2 * self.pairs.spare, self.pairs.rows
+        if step.data_ptr() != memory[spare].data_ptr():
+            memory[spare].copy_(step)
         wide, small = [], []
         for start in range(0, self.n_params, self._block):
-            rows = self._rows[:, start : start + self._block]
+            rows = memory[:, start : start + self._block]
             pack = self._pack[:, : rows.shape[1]]
             pack[0].copy_(rows[spare])
             pack[2].copy_(grad_new[start : start + self._block])
@@ -194,19 +176,19 @@ class LSR1:
                 small.append(torch.mm(part, part.T))
         sums = [torch.stack(parts).sum(0, dtype=torch.float64).view(-1) for parts in (wide, small)]
         values = torch.cat(sums).cpu().numpy()
-        columns = np.zeros((3, len(self._gram)))
+        columns = np.zeros((3, len(memory)))
         columns[:, :used] = values[:-16].reshape(3, used)
         return columns, values[-16:].reshape(4, 4)
 
     def _combine_(self, combination: Combination, grad: Tensor, radius: float, out: Tensor) -> None:
         """out = c_g g + S'c_S + Y'c_Y, then scaled back where rounding took it over ``radius``."""
         weights = self._to_device(combination)
-        used, spare = self._used_rows(), 2 * self._spare
+        used, spare = self._used_rows(), 2 * self.pairs.spare
         ranges = [(0, min(spare, used)), (min(spare + 2, used), used)]
         squares = []
         for start in range(0, self.n_params, self._block):
             part = out[start : start + self._block]
-            rows = self._rows[:, start : start + self._block]
+            rows = self.pairs.rows[:, start : start + self._block]
             torch.mul(grad[start : start + self._block], combination.grad, out=part)
             for first, last in ranges:
                 if first < last:
@@ -217,7 +199,8 @@ class LSR1:
 
     def _to_device(self, combination: Combination) -> Tensor:
         """The coefficients in the order of the rows, on the device; no synchronisation."""
-        rows, s = np.zeros(len(self._gram)), 2 * np.array(self._order, dtype=np.intp)
+        rows, s = np.zeros(len(self.pairs.rows)), self.pairs.s_rows(self.pairs.order)
         rows[s], rows[s + 1] = combination.s, combination.y
-        weights = torch.from_numpy(rows).to(self._rows.dtype)
-        return weights if self._rows.device.type == "cpu" else weights.pin_memory().to(self._rows.device, non_blocking=True)
+        weights = torch.from_numpy(rows).to(self.pairs.rows.dtype)
+        device = self.pairs.rows.device
+        return weights if device.type == "cpu" else weights.pin_memory().to(device, non_blocking=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from apts_mpi.solver.compact import Gram, product_noise, spectrum, sr1
 from apts_mpi.solver.lsr1 import CUT
 from apts_mpi.solver.model import block_sizes
+from apts_mpi.solver.pairs import Pairs
 
 Array = NDArray[np.float64]
 
@@ -30,36 +31,32 @@ class Metric:
         P = I - Q (I - F) Q',   F = min(1, gamma / |Lambda|)^(1/2), 1e-3 at least:
 
     where the loss is more curved, whatever the sign, and momentum steps swing, they are damped; nothing is amplified. Without such
-    a pair P = I. Vectors are (n,), contiguous, of the dtype and on the device of ``like``; 2 ``memory`` of them keep pairs, alike
+    a pair P = I. Vectors are (n,), contiguous, of the dtype and on the device of ``like``; 2 (``memory`` + 1) of them keep pairs, alike
     on all ranks, ``memory`` of them Q. Nothing here is collective. ``cut``: as ``compact.spectrum`` has it.
     """
 
     def __init__(self, memory: int, like: Tensor, cut: float = CUT) -> None:
-        self._rows = like.new_zeros(2 * memory, like.numel())  # slot j: s in row 2j, y in row 2j + 1
+        self.pairs = Pairs(memory, like)
         self._basis = like.new_zeros(memory, like.numel())
-        self._gram = np.zeros((2 * memory, 2 * memory))
-        self._slots: list[int] = []  # oldest pair first
         self._damping = like.new_zeros(0)  # F - 1
         self._block = min(like.numel(), block_sizes(like.device)[0])
         self._noise = product_noise(like.dtype)
         self.cut = cut
 
     def observe(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> None:
-        """Put the pair (s, y = grad_new - grad) in the place of the oldest; it does not count if a product is not finite. One transfer."""
-        memory = len(self._basis)
-        slot = next((slot for slot in range(memory) if slot not in self._slots), self._slots[0] if self._slots else 0)
-        pair = self._rows[2 * slot : 2 * slot + 2]
+        """Take the pair (s, y = grad_new - grad), unless one of its products is not finite; one transfer."""
+        rows, spare = self.pairs.rows, self.pairs.spare_rows
+        pair = rows[spare[0] : spare[1] + 1]
         pair[0].copy_(step)
         torch.sub(grad_new, grad, out=pair[1])
-        parts = [torch.mm(pair[:, i : i + self._block], self._rows[:, i : i + self._block].T) for i in range(0, step.numel(), self._block)]
+        parts = [torch.mm(pair[:, i : i + self._block], rows[:, i : i + self._block].T) for i in range(0, step.numel(), self._block)]
         products = torch.stack(parts).sum(0, dtype=torch.float64).cpu().numpy()
-        self._slots = [other for other in self._slots if other != slot]
         if np.isfinite(products).all():
-            self._gram[2 * slot : 2 * slot + 2], self._gram[:, 2 * slot : 2 * slot + 2] = products, products.T
-            self._slots.append(slot)
+            self.pairs.products[spare], self.pairs.products[:, spare] = products, products.T
+            self.pairs.take()
+            self._form()
         else:
             pair.zero_()
-        self._form()
 
     def apply_(self, vector: Tensor, out: Tensor) -> Tensor:
         """P ``vector``, in ``out`` or, where P = I, itself; two passes over Q, no transfer."""
@@ -70,47 +67,36 @@ class Metric:
         return torch.addmv(vector, basis.T, torch.mv(basis, vector).mul_(self._damping), out=out)
 
     def state(self) -> dict[str, Tensor]:
-        """Slots, inner products and, oldest first, the pairs: ``pair0`` is (2, n), s and y, live."""
-        pairs = {f"pair{i}": self._rows[2 * slot : 2 * slot + 2] for i, slot in enumerate(self._slots)}
-        return {"slots": torch.tensor(self._slots, dtype=torch.float64), "gram": torch.from_numpy(self._gram), **pairs}
+        """The pairs, live."""
+        return self.pairs.state()
 
     def restore_(self, state: Mapping[str, Tensor]) -> None:
-        """Put every pair back into its slot, or begin without any if the state is of another memory or there is none.
+        """Go on with the pairs of ``state``, or begin without any if it is of another memory or there is none.
 
         ValueError if the slots are not those of such a memory.
         """
-        if "gram" not in state or state["gram"].shape != self._gram.shape:
-            self._slots = []
-            self._form()
-            return
-        slots = [int(slot) for slot in state["slots"]]
-        if len(set(slots)) != len(slots) or not {*slots} <= {*range(len(self._basis))}:
-            raise ValueError(f"the slots of a memory of {len(self._basis)} pairs cannot be {slots}")
-        self._slots = slots
-        self._gram[:] = state["gram"].numpy()
-        self._rows.zero_()
-        for i, slot in enumerate(slots):
-            self._rows[2 * slot : 2 * slot + 2].copy_(state[f"pair{i}"])
+        self.pairs.clear()
+        if "gram" in state and state["gram"].shape == self.pairs.products.shape:
+            self.pairs.restore_(state)
         self._form()
 
     def _form(self) -> None:
         """Q and F of the present pairs."""
         self._damping = self._damping.new_zeros(0)
-        s = 2 * np.array(self._slots, dtype=np.intp)
-        gram = Gram(self._gram[np.ix_(s, s)], self._gram[np.ix_(s, s + 1)], self._gram[np.ix_(s + 1, s + 1)])
+        gram, s, rows = self.pairs.gram(), self.pairs.s_rows(self.pairs.order), self.pairs.rows
         gamma = BELOW * least_curvature(gram, self._noise)
         if not gamma:
             return
-        found = spectrum(gram, sr1(gram, gamma, self._noise), self._noise, self.cut, self._rows.shape[1])
+        found = spectrum(gram, sr1(gram, gamma, self._noise), self._noise, self.cut, rows.shape[1])
         rank = len(found.eigenvalues)
-        weights = np.zeros((rank, len(self._rows)))  # Q' = basis' (Y - gamma S)'
+        weights = np.zeros((rank, len(rows)))  # Q' = basis' (Y - gamma S)'
         weights[:, s], weights[:, s + 1] = -gamma * found.basis.T, found.basis.T
-        torch.mm(self._like(weights), self._rows, out=self._basis[:rank])
+        torch.mm(self._like(weights), rows, out=self._basis[:rank])
         share = np.divide(gamma, np.abs(found.eigenvalues), out=np.ones(rank), where=np.abs(found.eigenvalues) > gamma)
         self._damping = self._like(np.maximum(np.sqrt(share), FLOOR) - 1)
 
     def _like(self, values: Array) -> Tensor:
-        return torch.from_numpy(values).to(self._rows.dtype).to(self._rows.device)
+        return torch.from_numpy(values).to(self.pairs.rows.dtype).to(self.pairs.rows.device)
 
 
 def least_curvature(gram: Gram, noise: float) -> float:

@@ -174,14 +174,14 @@ def test_two_passes_and_one_transfer_per_iteration(pairs: int, monkeypatch: pyte
     model, grad = filled(n, memory, pairs)
     active = 2 * min(pairs, memory)
     grad_new = grad + 0.1 * torch.randn_like(grad)
-    with Reads(model._rows) as reads, transfers(monkeypatch) as seen:
+    with Reads(model.pairs.rows) as reads, transfers(monkeypatch) as seen:
         step = model.propose_(grad, 0.5)
     assert (reads.elements, seen) == (active * n, [])
-    with Reads(model._rows) as reads, transfers(monkeypatch) as seen:
+    with Reads(model.pairs.rows) as reads, transfers(monkeypatch) as seen:
         assert model.observe_(step.vector, grad, grad_new).taken
     spare = 2 if pairs > memory else 0  # once the ring has turned, the spare slot lies among the others
     assert reads.elements <= (active + spare) * n and seen == ["cpu", "numpy"]
-    with Reads(model._rows) as reads, transfers(monkeypatch) as seen:
+    with Reads(model.pairs.rows) as reads, transfers(monkeypatch) as seen:
         model.accept()
     assert (reads.elements, seen) == (0, [])
 
@@ -213,10 +213,10 @@ def test_gram_matrix_of_any_length_is_accurate(n: int, dtype: torch.dtype) -> No
         model.observe_(torch.rand_like(grad), grad, new)
         grad = new
         model.accept()
-    rows = model._rows.double().numpy()
-    used = sorted(row for slot in model._order for row in (2 * slot, 2 * slot + 1))
+    rows = model.pairs.rows.double().numpy()
+    used = sorted(row for slot in model.pairs.order for row in (2 * slot, 2 * slot + 1))
     norms = np.linalg.norm(rows, axis=1)[used]
-    error = np.abs(model._gram - rows @ rows.T)[np.ix_(used, used)]
+    error = np.abs(model.pairs.products - rows @ rows.T)[np.ix_(used, used)]
     assert model.count >= 1 and (error <= model.noise * np.outer(norms, norms)).all()
     products = np.abs(model._products[used] - rows[used] @ grad.double().numpy())
     assert (products <= model.noise * norms * math.sqrt(n) * 2).all()
@@ -242,14 +242,14 @@ def test_float32_step_stays_within_the_radius(radius: float, cut: float) -> None
 def test_non_finite_gradient_never_enters_the_memory(bad: float) -> None:
     model, grad = filled(40, 3, 2)
     before = model.propose_(grad, 0.5)
-    vector, gram = before.vector.clone(), model._gram.copy()
+    vector, gram = before.vector.clone(), model.pairs.products.copy()
     grad_new = grad.clone()
     grad_new[7] = bad
     seen = model.observe_(before.vector, grad, grad_new)
     assert not seen.finite and not seen.taken and model.count == 2
     assert torch.equal(model.propose_(grad, 0.5).vector, vector)
-    used = [row for slot in model._order for row in (2 * slot, 2 * slot + 1)]
-    assert np.array_equal(gram[np.ix_(used, used)], model._gram[np.ix_(used, used)])
+    used = [row for slot in model.pairs.order for row in (2 * slot, 2 * slot + 1)]
+    assert np.array_equal(gram[np.ix_(used, used)], model.pairs.products[np.ix_(used, used)])
 
 
 def test_non_finite_gradient_at_the_start_gives_a_flagged_zero_step() -> None:
@@ -265,8 +265,8 @@ def test_useless_pairs_are_refused_and_counted() -> None:
     model, grad = filled(20, 3, 2)
     zero, one = torch.zeros_like(grad), torch.ones_like(grad)
     assert not model.observe_(zero, grad, grad + one).taken  # s = 0
-    step = model._rows[2 * model._order[-1]].clone()
-    change = model._rows[2 * model._order[-1] + 1].clone()
+    step = model.pairs.rows[2 * model.pairs.order[-1]].clone()
+    change = model.pairs.rows[2 * model.pairs.order[-1] + 1].clone()
     assert not model.observe_(step, grad, grad + change).taken  # the newest pair again: y = Bs
     assert model.skipped == 2 and model.count == 2
 

@@ -107,8 +107,7 @@ def test_a_pair_that_is_not_finite_is_left_out(bad: float) -> None:
     pairs = pairs_of(hessian(3, convex=True), 3, 7)
     spoiled = (pairs[0][0], torch.full_like(pairs[0][1], bad))
     assert np.array_equal(matrix(fed([*pairs, spoiled], 8)), matrix(fed(pairs, 8)))
-    full = fed([*pairs, spoiled, *pairs], 3)  # in a full memory it costs the oldest pair, and its slot is used again
-    assert np.abs(matrix(full) - matrix(fed(pairs, 3))).max() <= 1e-12
+    assert np.array_equal(matrix(fed([*pairs, spoiled], 3)), matrix(fed(pairs, 3)))  # in a full memory too
 
 
 def test_more_pairs_than_dimensions() -> None:
@@ -119,7 +118,7 @@ def test_more_pairs_than_dimensions() -> None:
 
 def test_slots_that_a_memory_does_not_have_are_refused() -> None:
     metric = fed(pairs_of(hessian(0, convex=True), 4, 0), 4)
-    for slots in ([0, 1, 2, 4], [0, 0]):
+    for slots in ([0, 1, 2, 5], [0, 0], []):
         with pytest.raises(ValueError, match="the slots of a memory of 4 pairs cannot be"):
             metric.restore_({**metric.state(), "slots": torch.tensor(slots, dtype=torch.float64)})
 
