@@ -3,7 +3,7 @@
 
 . "$(dirname -- "${BASH_SOURCE[0]}")/../jobs/environment.sh"
 cd -- "$root"
-unit_limit=900 parallel_limit=300 # seconds for a stage; one test ends after 120, see setup.cfg
+unit_limit=2400 parallel_limit=600 # seconds for a stage; one test ends after 120, see setup.cfg
 venv=$root/.venv-test overlay=$root/.venv-test-openmpi
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONUNBUFFERED=1 MPLBACKEND=Agg
 
