@@ -13,7 +13,7 @@ FREE = ("stop.", "checkpoint.", "safety.", "comm.emulate_", "run.", "data.path")
 BOUND = ("run.seed", "run.deterministic", "run.device")  # but for these
 PARTS = ("solver.", "trust_region.", "local.", "global_step.")  # of APTS
 GLOBAL = ("trust_region.", "global_step.", "local.gamma")  # of them, what the global trust region alone has too
-LSR1 = "local.memory"  # which a sweep has in full batch alone
+METRIC = "local.memory"  # which a sweep has in full batch alone
 SWEEP = ("local.chunk", "local.passes", "local.momentum")  # what other local solvers do not have
 
 
@@ -27,8 +27,11 @@ def binds(name: str, config: Config) -> bool:
 def knows(config: Config, name: str) -> bool:
     """Whether another value of setting ``name`` may make another run of this method."""
     if config.method == "apts":
-        sweeps = config.local.solver == "sweep"
-        return not name.startswith(("baseline.", *((LSR1,) if sweeps and config.data.batch else () if sweeps else SWEEP)))
+        if name.startswith("baseline."):
+            return False
+        if config.local.solver == "sweep":
+            return name != METRIC or not config.data.batch
+        return not name.startswith(SWEEP)
     if config.method == "trust-region" and name.startswith(GLOBAL):
         return name != "trust_region.reached"  # of the ball
     return name == "solver.subdomains" or not name.startswith(PARTS)

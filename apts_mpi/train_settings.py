@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from apts_mpi import settings
 from apts_mpi.config import Config
 
+AVERAGES = ("solver.average", "baseline.average")  # of apts, and of the other methods
 CODE = ("model.name", "model.loss")  # package.module:attribute in them is imported, and so run
 
 
@@ -21,8 +22,11 @@ def read_settings(file: str | None, options: Sequence[tuple[str, str | None]], r
 
 
 def checked(found: settings.Settings) -> settings.Settings:
-    """``found``, unless a file in it names code to be run, which only who types the command may do."""
-    values = settings.values(found.config)
+    """``found``, unless a file in it names code to be run, which only who types the command may do, or a mean that is not read is typed."""
+    values, method = settings.values(found.config), found.config.method
+    read, other = AVERAGES if method == "apts" else AVERAGES[::-1]
+    if found.sources[other].startswith("command line"):
+        raise settings.SettingsError(f"--{other} is not read by method {method}; type --{read} {values[other]} instead")
     for name in CODE:
         if ":" in values[name] and found.sources[name].startswith("file "):
             told = f"{found.sources[name]} names code that would be run, {name} = {values[name]!r}"

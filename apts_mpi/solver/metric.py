@@ -17,7 +17,6 @@ from apts_mpi.solver.pairs import Pairs
 
 Array = NDArray[np.float64]
 
-
 BELOW = 0.9  # gamma over the least curvature of a pair: at 1 that pair, s'(y - gamma s) = 0, tells L-SR1 nothing but rounding
 FLOOR = 1e-3  # of F: a pair that happens to show next to no curvature does not freeze all other directions
 
@@ -32,12 +31,13 @@ class Metric:
 
     where the loss is more curved, whatever the sign, and momentum steps swing, they are damped; nothing is amplified. Without such
     a pair P = I. Vectors are (n,), contiguous, of the dtype and on the device of ``like``; 2 (``memory`` + 1) of them keep pairs, alike
-    on all ranks, ``memory`` of them Q. Nothing here is collective. ``cut``: as ``compact.spectrum`` has it.
+    on all ranks, ``memory`` of them Q, one the result. Nothing here is collective. ``cut``: as ``compact.spectrum`` has it.
     """
 
     def __init__(self, memory: int, like: Tensor, cut: float = CUT) -> None:
         self.pairs = Pairs(memory, like)
         self._basis = like.new_zeros(memory, like.numel())
+        self._out = torch.zeros_like(like)
         self._damping = like.new_zeros(0)  # F - 1
         self._block = min(like.numel(), block_sizes(like.device)[0])
         self._noise = product_noise(like.dtype)
@@ -58,13 +58,13 @@ class Metric:
         else:
             pair.zero_()
 
-    def apply_(self, vector: Tensor, out: Tensor) -> Tensor:
-        """P ``vector``, in ``out`` or, where P = I, itself; two passes over Q, no transfer."""
+    def apply(self, vector: Tensor) -> Tensor:
+        """P ``vector``, which belongs to the metric until the next call, or where P = I itself; two passes over Q, no transfer."""
         rank = len(self._damping)
         if rank == 0:
             return vector
         basis = self._basis[:rank]
-        return torch.addmv(vector, basis.T, torch.mv(basis, vector).mul_(self._damping), out=out)
+        return torch.addmv(vector, basis.T, torch.mv(basis, vector).mul_(self._damping), out=self._out)
 
     def state(self) -> dict[str, Tensor]:
         """The pairs, live."""
@@ -96,7 +96,7 @@ class Metric:
         self._damping = self._like(np.maximum(np.sqrt(share), FLOOR) - 1)
 
     def _like(self, values: Array) -> Tensor:
-        return torch.from_numpy(values).to(self.pairs.rows.dtype).to(self.pairs.rows.device)
+        return torch.from_numpy(values).to(self.pairs.rows)
 
 
 def least_curvature(gram: Gram, noise: float) -> float:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from apts_mpi.solver.compact import Gram
 
-Array = NDArray[np.float64]
-
 
 class Pairs:
     """Up to ``memory`` pairs, s_j and y_j of slot j in rows 2j and 2j + 1 of one (2 (memory + 1), n) buffer like ``like`` (n,).

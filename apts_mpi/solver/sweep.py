@@ -28,7 +28,7 @@ class Sweep:
 
     def __init__(self, config: LocalConfig, like: Tensor) -> None:
         self._config = config
-        self._point, self._momentum, self._change, self._product = (torch.zeros_like(like) for _ in range(4))
+        self._point, self._momentum, self._change = (torch.zeros_like(like) for _ in range(3))
 
     def chunk_count(self, subdomain: Subdomain) -> int:
         """About ``chunk`` samples each, within the bounds on their number."""
@@ -48,7 +48,7 @@ class Sweep:
                 torch.sub(start.grad, start.chunks[i], out=change)
                 start.subdomain.add_chunk(i, point, change, 1.0)
             momentum.lerp_(change, 1 - beta)
-            direction = start.metric.apply_(momentum, self._product) if start.metric is not None else momentum
+            direction = start.metric.apply(momentum) if start.metric is not None else momentum
             length = torch.dot(direction, direction).sqrt_().clamp_(min=torch.finfo(direction.dtype).tiny)
             torch.addcmul(point, direction, length.reciprocal_(), value=-start.ball / steps, out=point)
         torch.sub(point, start.theta, out=out)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from paper.cases import BASELINE_MEAN, LAST, MEAN, NO_METRIC, OURS, PROBLEMS, READ_BOTH, Case, preset
+from paper.cases import BASELINE_MEAN, LAST, MEAN, NO_METRIC, OUR_PRESET, PROBLEMS, READ_BOTH, Case, preset
 from paper.curves import Curve, folder_of
 from paper.limits import Limits
 from paper.store import Store
@@ -46,10 +46,10 @@ class Place:
         """Every preset, and as it is not: `lsr1` at the mean of its iterates, ours at the last one; full batch: and without metric."""
         until, cases = Limits(passes=self.passes), list[Case]()
         for name in self.presets:
-            other = (LAST, "last") if f"--preset {name}" == OURS else (MEAN, "mean")
+            other = (LAST, "last") if name == OUR_PRESET else (MEAN, "mean")
             cases += [preset(self.problem, name, SUBDOMAINS, until), preset(self.problem, name, SUBDOMAINS, until, *other)]
-        if PROBLEMS[self.problem].batches == 1 and OURS.split()[-1] in self.presets:
-            cases.append(preset(self.problem, OURS.split()[-1], SUBDOMAINS, until, NO_METRIC, "no-metric"))
+        if PROBLEMS[self.problem].batches == 1 and OUR_PRESET in self.presets:
+            cases.append(preset(self.problem, OUR_PRESET, SUBDOMAINS, until, NO_METRIC, "no-metric"))
         return [replace(case, seeds=0, every=100 if self.known else 1) for case in cases]
 
     @property

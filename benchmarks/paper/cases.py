@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from paper.limits import Limits
 
-OURS = "--preset default"  # the constants that all bars are for
+OUR_PRESET = "default"  # the constants that all bars are for
+OURS = f"--preset {OUR_PRESET}"
 MEAN, LAST = "--solver.average 8", "--solver.average 0"  # what is read of a run: the mean of its iterates, as ours has it, or the last one
 BASELINE_MEAN = "--baseline.average 8"  # of Adam and SGD, which are read at the last one else
 NO_METRIC = "--local.memory 0"  # first order
@@ -120,7 +121,7 @@ SUM = "--solver.combine sum --solver.radius shared --local.iters 5 --trust_regio
 
 def preset(problem: str, name: str, subdomains: int, until: Limits, more: str = "", variant: str = "") -> Case:
     """A preset, whatever ours is; one seed. Where it is ours, the runs are."""
-    stem = "ours" if f"--preset {name}" == OURS else f"preset-{name}"
+    stem = "ours" if name == OUR_PRESET else f"preset-{name}"
     full = f"{problem}/{stem}{'-' if variant else ''}{variant}-N{subdomains}"
     label = f"preset {name}{', ' if variant else ''}{variant}"
     return Case(full, PROBLEMS[problem], label, f"--preset {name} {more}".strip(), until, subdomains, seeds=1)

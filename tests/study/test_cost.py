@@ -111,6 +111,18 @@ def test_the_work_is_what_a_run_counts(config: Config, subdomains: int, batch: i
     assert whole >= 5
 
 
+def test_the_metric_of_a_sweep_is_counted_in_full_batch_alone() -> None:
+    """Two passes over m vectors at a step, a pair's products with 2 m vectors, and Q, m combinations of them."""
+    m, steps = 3, 2 * 2 * 21  # two passes, two subdomains, 20 chunks and the borrowed samples
+    for batch, wanted in ((0, 2 * steps * m + 2 * 2 * m + m * 2 * m), (20, 0)):
+        with_it, without = (
+            count(replace(config, local=replace(config.local, memory=memory)), PARAMS, 1, SAMPLES).vectors
+            for memory in (m, 0) for config in [sized(preset("default"), 2, batch)]
+        )  # fmt: skip
+        more = {name: with_it[name] - without[name] for name in with_it if with_it[name] != without[name]}
+        assert more == ({"combine": wanted, "copy": 1, "sub": 1} if batch == 0 else {})
+
+
 def test_messages_have_the_bytes_of_the_layout() -> None:
     assert TAIL == CELLS == 211
     work = count(sized(preset("lsr1"), 2, 20), 1000, 2, SAMPLES)

@@ -39,6 +39,19 @@ def test_who_types_it_trusts_it(name: str, tmp_path: Path, monkeypatch: pytest.M
     assert getattr(getattr(read_settings(str(path), []).config, section), key) == NAMES[name]
 
 
+@pytest.mark.parametrize(("method", "wrong", "right"), [
+    ("adam", "solver.average", "baseline.average"), ("trust-region", "solver.average", "baseline.average"),
+    ("apts", "baseline.average", "solver.average"),
+])  # fmt: skip
+def test_a_mean_that_the_method_does_not_read_is_refused(method: str, wrong: str, right: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"--{wrong} is not read by method {method}; type --{right} 3 instead"):
+        read_settings(None, [("method", method), (wrong, "3")])
+    assert read_settings(None, [("method", method), (right, "3")]).config.average == 3
+    shared = tmp_path / "shared.toml"  # a file may serve several methods
+    shared.write_text("[solver]\naverage = 4\n[baseline]\naverage = 4\n")
+    assert read_settings(str(shared), [("method", method)]).config.average == 4
+
+
 def test_a_study_types_what_its_methods_name() -> None:
     assert typed_code(preset("default")) == []
     assert typed_code(preset("default", model={"name": "mine:net"})) == ["--model.name", "mine:net"]
