@@ -15,7 +15,7 @@ from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.local import LocalResult, LocalStart
 from apts_mpi.solver.model import Step
 from apts_mpi.solver.shared_loss import Point, SharedLoss
-from apts_mpi.solver.trust_region import Verdict, judge, next_radius
+from apts_mpi.solver.trust_region import Verdict, judge, leap, next_radius
 from apts_mpi.solver.vectors import dot, norm, number
 
 
@@ -146,10 +146,13 @@ class APTS:
                 with self._timers(timing.MODEL):
                     self._metric.observe(self._step, before.grad, after.grad)
         shared = self._config.solver.radius == "shared"
-        self.radius = self._next_radius(self.radius, verdict, shared or local.length >= self._config.trust_region.reached * self.radius)
+        length = norm(self._step)
+        grow = leap(length, self.radius) if self._local.full_length and not shared else 0.0
+        reached = shared or local.length >= self._config.trust_region.reached * self.radius
+        self.radius = self._next_radius(self.radius, verdict, reached, grow)
         if shared:
             self.global_radius = self.radius
-        return verdict, norm(self._step)
+        return verdict, length
 
     def _global_step(self) -> tuple[Verdict | None, float]:
         """E: one trust-region step on all of D, with a model that lives through the outer iterations."""
@@ -183,9 +186,9 @@ class APTS:
                 self._loss.move()
         return verdict
 
-    def _next_radius(self, radius: float, verdict: Verdict, hits_boundary: bool) -> float:
+    def _next_radius(self, radius: float, verdict: Verdict, hits_boundary: bool, grow: float = 0.0) -> float:
         rule = self._config.trust_region
-        return next_radius(radius, verdict, hits_boundary, rule, rule.radius_min, rule.radius_max)
+        return next_radius(radius, verdict, hits_boundary, rule, rule.radius_min, rule.radius_max, grow)
 
     def _after(self, verdict: Verdict, global_verdict: Verdict | None) -> Status:
         """Can another outer iteration do anything?"""

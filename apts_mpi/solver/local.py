@@ -52,6 +52,7 @@ class LocalSolver(Protocol):
     """Moves one subdomain, without communication."""
 
     predicts: bool  # does ``decrease`` serve as the subdomain's term in the denominator of (6)?
+    full_length: bool  # is every path as long as the ball, so that ||s_i|| / ball tells how straight it was?
 
     @property
     def chunk_count(self) -> Callable[[Subdomain], int] | None:
@@ -105,7 +106,7 @@ class LocalTrustRegion:
     with ``local.carry``, where the subdomain's previous outer iteration left it.
     """
 
-    predicts = True
+    predicts, full_length = True, False
     chunk_count: Callable[[Subdomain], int] | None = None
 
     def __init__(

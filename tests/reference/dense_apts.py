@@ -86,7 +86,11 @@ class DenseAPTS:
         accepted, rho = self._judge(loss - new, predicted) if length else (False, np.nan)
         if self.c.local.solver == "sweep" and full_batch and self.c.local.memory:
             self.pairs = [*self.pairs, (step, new_grad - grad)][-self.c.local.memory :]
-        self.radius = self._next(self.radius, accepted, rho, shared or length >= rule.reached * self.radius)
+        growth = 0.0
+        if self.c.local.solver == "sweep" and not shared:  # an almost straight path: where it would have lost 5 % of its length
+            lost = max(self.radius - np.linalg.norm(step), 0.0) / self.radius
+            growth = 100.0 if 100.0 * lost <= 0.05 else 0.05 / lost
+        self.radius = self._next(self.radius, accepted, rho, shared or length >= rule.reached * self.radius, growth)
         self.rhos.append(rho)
         if accepted:
             self.theta = self.theta + step
@@ -180,10 +184,10 @@ class DenseAPTS:
         rule = self.c.trust_region
         return bool(rho >= (rule.eta0 if rule.eta0 > 0 else rule.eta1)), rho
 
-    def _next(self, radius: float, accepted: bool, rho: float, reached: bool) -> float:
+    def _next(self, radius: float, accepted: bool, rho: float, reached: bool, growth: float = 0.0) -> float:
         rule = self.c.trust_region
         if not accepted or rho < rule.eta1:
             radius *= rule.shrink
         elif rho > rule.eta2 and reached:
-            radius *= rule.grow
+            radius *= max(rule.grow, growth)
         return min(max(radius, rule.radius_min), rule.radius_max)

@@ -137,11 +137,31 @@ def test_rejected_step_restores_theta_bit_for_bit() -> None:
 
 @pytest.mark.parametrize(("reached", "factor"), [(0.0, 2.0), (1.0, 1.0)])
 def test_the_ball_grows_only_if_the_local_steps_have_reached_their_share_of_it(reached: float, factor: float) -> None:
-    config = settings("default", solver={"radius": "own"}, trust_region={"radius_init": 0.1, "reached": reached, "eta2": 0.3})
+    config = settings("default", solver={"radius": "own"}, trust_region={"radius_init": 4.0, "reached": reached, "eta2": 0.3})
     fast, _ = solver(config, 3)
     info = fast.step()
-    assert info.rho > 0.3 and 0.05 < info.step_norm < 0.1  # good, and shorter than the ball's radius
-    assert fast.radius == pytest.approx(0.1 * factor)
+    assert info.rho > 0.3 and 0.2 < info.step_norm / 4 < 0.95  # good, shorter than the ball's radius, and not so straight that it leaps
+    assert fast.radius == pytest.approx(4 * factor)
+
+
+@pytest.mark.parametrize("start", [1e-6, 1e-4])
+def test_a_ball_that_is_far_too_small_leaps(start: float) -> None:
+    fast, slow = solver(settings("default", trust_region={"radius_init": start}), 3)
+    radii = [fast.radius]
+    for _ in range(4):
+        info = fast.step()
+        grown = fast.radius / radii[-1]
+        lost = 1 - info.step_norm / radii[-1]
+        expected = 100.0 if lost <= 5e-4 else max(2.0, 0.05 / lost)
+        assert not info.accepted or grown in (1.0, pytest.approx(expected, rel=1e-3))
+        radii.append(fast.radius)
+    assert radii[1] == pytest.approx(100 * start) and max(radii) > 1e-2  # by doubling, 16 times the first
+
+
+def test_a_path_of_trust_region_steps_does_not_leap() -> None:
+    fast, _ = solver(settings("lsr1", trust_region={"radius_init": 1e-4}), 2)
+    fast.step()
+    assert fast.radius <= 2e-4
 
 
 def test_loss_falls_to_the_minimum_of_a_convex_problem() -> None:
