@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paper import bars, beyond, figures, targets, tuning, variants
+from paper import bars, beyond, figures, repeated, targets, tuning, variants
 from paper.cases import READ
+from paper.published import read_published
 from paper.store import Store
 from paper.table import Table, write
 
 TABLES: dict[str, tuple[str, ...]] = {  # by experiment
     "bars": ("bars",), "presets": ("presets",), "tuning": ("tuning", "tuning-rows"), "adam": ("adam",), "ablation": ("ablation",),
     "second-order": ("second-order",), "beyond": ("beyond",),
+    "figure1": ("repeated",), "figure2": ("repeated",),
 }  # fmt: skip
 JUDGED = ("bars", "presets", "tuning", "adam")  # tables with verdicts
 
@@ -32,7 +34,8 @@ class Context:
 def tables(names: Sequence[str], known: Context) -> list[Table]:
     """The tables of some experiments; those without runs are left out."""
     store, seeds = known.store, known.seeds
-    found = [*bars.tables(store, seeds), *tuning.tables(store, seeds), *targets.tables(store, seeds), *variants.tables(store)]
+    found = repeated.tables(known.epochs, store, read_published(known.published))
+    found += [*bars.tables(store, seeds), *tuning.tables(store, seeds), *targets.tables(store, seeds), *variants.tables(store)]
     found += beyond.tables(store) if "beyond" in names else []  # it evaluates networks
     wanted = {table for name in names for table in TABLES.get(name, ())}
     return [table for table in found if table.name in wanted]

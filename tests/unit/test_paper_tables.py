@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from paper import bars, beyond, experiments, identity, rates, targets, tuning, variants
+from paper import bars, beyond, experiments, identity, rates, repeated, targets, tuning, variants
 from paper.cases import Case, adam, ours, paper, preset
 from paper.curves import Curve
 from paper.limits import Limits, Used
+from paper.published import Series
 from paper.report import Context, fallen
 from paper.store import Store
 from paper.table import Table, cell, spread, write
@@ -166,6 +167,19 @@ def test_the_best_rate_by_what_is_asked() -> None:
     found = rates.best(search, store, "target")
     assert found is not None and found.runs == 3 and found.passes == 18
     assert rates.best(search, MadeUp({}), "target") is None
+
+
+def test_what_is_repeated_is_compared_after_the_same_epochs_and_shown_where_it_differs() -> None:
+    until = Limits(epochs=2)
+    ends = {"min": np.array([10.0, 85, 90]), "max": np.array([10.0, 86, 94]), "mean": np.array([10.0, 85, 92])}
+    published = {"apts_d_mnist_005_10000_2_o1": Series(np.arange(3.0), ends, ends)}
+    case, mine = paper("mnist-10k-sigmoid", 2, "o1", "sum", until), ours("mnist-10k-sigmoid", 2, until)
+    for end, inside in ((90.5, "yes"), (89.5, "no"), (94.5, "no")):
+        made = MadeUp({case.name: [curve([50.0] * 11 + [end, 99])], mine.name: [curve([98.0] * 12)]})
+        [line] = repeated.tables(2, made, published)[0].rows
+        assert (line["accuracy"], line["published"], line["inside"], line["ours"]) == (end, 92, inside, 98)
+    assert repeated.tables(2, made, {})[0].rows[0]["inside"] == "-"
+    assert repeated.tables(3, made, published) == []  # no run has come so far
 
 
 def test_a_setting_that_is_not_heeded_is_told() -> None:
