@@ -18,8 +18,8 @@ NO_CAP = "--trust_region.radius_max 1e+30"
 WORK = 0.15  # that evaluations to the target may change
 RULE = (
     "Delta0 is changed under no cap at all (radius_max 1e30), the cap with the default Delta0. Accuracy: at the last outer iteration "
-    "within the budget of the bars, mean of the seeds. Change: largest difference of a row's mean to that of the default constants; for "
-    "the evaluations to the target (first outer iteration whose test accuracy has it) as a share of the default's. "
+    "within the budget of the bars, mean of the seeds. Change: largest difference of a row's mean to that of the default constants with "
+    "the same seeds; for the evaluations to the target (first outer iteration whose test accuracy has it) as a share of the default's. "
     f"Losses alone in passes, beside those to the target. {READ}."
 )
 
@@ -60,13 +60,14 @@ def cases(places: tuple[Place, ...] = PLACES) -> list[Case]:
 
 def _row(label: str, case: Case, store: Store) -> Row:
     curves = _whole(case, store)
-    cuts = [cut["accuracy"] for cut in (curve.cut(case.until) for curve in curves) if cut]
-    reached = [curve.head(case.until).reached(case.problem.target) for curve in curves]
-    passes, values = ([at.get(name, math.nan) for at in reached] for name in ("passes", "values"))
+    cuts = {curve.seed: cut["accuracy"] for curve in curves if (cut := curve.cut(case.until))}
+    reached = {curve.seed: curve.head(case.until).reached(case.problem.target) for curve in curves}
+    passes, values = ({seed: at.get(name, math.nan) for seed, at in reached.items()} for name in ("passes", "values"))
     found: Row = {
         "problem": case.problem.title, "subdomains": case.subdomains, "setting": label, "options": " ".join(case.words),
-        "shown": spread(cuts), "accuracy": mean(cuts), "passes": mean(passes), "values": mean(values),
-        "missed": sum(map(math.isnan, passes)), "runs": len(cuts),
+        "shown": spread(list(cuts.values())), "accuracy": mean(cuts.values()), "passes": mean(passes.values()),
+        "values": mean(values.values()), "missed": sum(map(math.isnan, passes.values())), "runs": len(cuts),
+        "accuracies": cuts, "passes_to_target": passes,
     }  # fmt: skip
     return marked(found, "setting", curves)
 
@@ -76,19 +77,25 @@ def _whole(case: Case, store: Store) -> list[Curve]:
 
 
 def summary(place: Place, base: Row, rows: list[Row], seeds: int) -> Row:
-    """Largest changes of a place, and whether they are small enough; nothing is said before all runs are there."""
-    ready = [row for row in rows if row["runs"] >= seeds]
-    points = [abs(row["accuracy"] - base["accuracy"]) for row in ready]
-    work = [abs(row["passes"] / base["passes"] - 1) for row in ready]
-    complete = len(ready) == len(rows) and base["runs"] >= seeds
+    """Largest changes of a place so far, each with the seeds of its row alone; a verdict when all runs are there."""
+    there = [row for row in rows if row["runs"] and row["accuracies"].keys() <= base["accuracies"].keys()]
+    points = [abs(_change(row, base, "accuracies")) for row in there]
+    needed = [mean(base["passes_to_target"][seed] for seed in row["accuracies"]) for row in there]
+    work = [abs(_change(row, base, "passes_to_target") / usual) for row, usual in zip(there, needed, strict=True)]
+    complete = all(row["runs"] >= seeds for row in (base, *rows))
     reached = bool(work) and all(map(math.isfinite, work))
     return {
-        "problem": base["problem"], "subdomains": place.subdomains, "default": base["shown"], "rows": len(ready),
+        "problem": base["problem"], "subdomains": place.subdomains, "default": base["shown"], "rows": len(there),
         "points": max(points, default=math.nan), "points_bar": place.points, "passes": base["passes"],
         "work": 100 * max(work) if reached else math.nan, "work_bar": 100 * WORK,
-        "values": base["values"],
+        "values": base["values"], "runs": min((row["runs"] for row in there), default=0),
         "met": (max(points) <= place.points and reached and max(work) <= WORK) if complete else None,
     }  # fmt: skip
+
+
+def _change(row: Row, base: Row, what: str) -> float:
+    """Mean of a row less that of the default with the same seeds."""
+    return mean(row[what][seed] - base[what][seed] for seed in row["accuracies"])
 
 
 def tables(store: Store, seeds: int, places: tuple[Place, ...] = PLACES) -> list[Table]:
@@ -112,7 +119,7 @@ SUMS = {
     "problem": ("problem", ""), "subdomains": ("N", "d"), "default": ("default constants %", ""),
     "points": ("largest change, points", ".2f"), "points_bar": ("bar", ".1f"),
     "passes": ("evaluations to target", ".1f"), "values": ("losses alone", ".1f"), "work": ("largest change, %", ".0f"),
-    "work_bar": ("bar", ".0f"), "rows": ("settings", "d"), "met": ("met", ""),
+    "work_bar": ("bar", ".0f"), "rows": ("settings", "d"), "runs": ("seeds", "d"), "met": ("met", ""),
 }  # fmt: skip
 LINES = {
     "problem": ("problem", ""), "subdomains": ("N", "d"), "setting": ("setting", ""), "shown": ("test accuracy %", ""),

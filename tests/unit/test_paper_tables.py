@@ -90,6 +90,9 @@ def test_changes_by_other_radii_are_judged_by_the_largest() -> None:
         assert found["work"] == pytest.approx(work, nan_ok=True)
     assert tuning.tables(MadeUp({name: run for name, run in runs.items() if name != odd}), 1, (place,))[0].rows[0]["met"] is None
     assert tuning.tables(MadeUp({place.base.name: [curve([98])]}), 1, (place,)) == []
+    more = {place.base.name: [*runs[place.base.name], curve([90, 98, 99], 1000)], odd: [curve([97, 98, 98.4])]}
+    found = tuning.tables(MadeUp(more), 2, (place,))[0].rows[0]  # one setting has run, with one seed
+    assert (found["met"], found["rows"], found["runs"], found["work"]) == (None, 1, 1, 0) and found["points"] == pytest.approx(0.1)
 
 
 RACE = targets.Race("mnist-10k", Limits(iterations=3), {1000: 1, 10000: 1}, rates=(0.1, 0.01), subdomains=(2,))
