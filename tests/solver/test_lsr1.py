@@ -18,6 +18,7 @@ from reference.dense_trust_region import kkt_residual, solve_dense, value
 from solver_cases import cases
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from apts_mpi.native import kernels
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.model import FirstOrder, Model
 
@@ -170,6 +171,7 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("pairs", [0, 2, 4, 9])
 def test_two_passes_and_one_transfer_per_iteration(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "compiled", lambda like: False)  # torch's reads can be counted
     n, memory = 50_000, 4
     model, grad = filled(n, memory, pairs)
     active = 2 * min(pairs, memory)

@@ -1,0 +1,34 @@
+"""Whether the compiled kernels are there and wanted; loads neither torch nor MPI."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import cache
+from types import ModuleType
+
+SWITCH = "APTS_NATIVE"  # 0: the torch twins serve; 1: the kernels must be there; else whatever is there
+
+
+@cache
+def extension() -> ModuleType | None:
+    """The compiled module, or None where the torch twins serve. RuntimeError if APTS_NATIVE=1 and it cannot be loaded."""
+    wish = os.environ.get(SWITCH, "")
+    if wish not in ("", "0", "1"):
+        raise RuntimeError(f"{SWITCH} must be 0, 1 or empty, got {wish!r}")
+    if wish == "0":
+        return None
+    try:
+        return importlib.import_module("apts_mpi.native._kernels")
+    except ImportError as error:
+        if wish == "1":
+            raise RuntimeError(f"{SWITCH}=1, but the compiled kernels cannot be loaded: {error}") from error
+        return None
+
+
+def state() -> str:
+    """One line for records: which kernels serve and, if they are not the compiled ones, why."""
+    if os.environ.get(SWITCH) == "0":
+        return f"torch twins, {SWITCH}=0"
+    module = extension()
+    return f"compiled, {module.level()}" if module else "torch twins, nothing was compiled"

@@ -1,0 +1,72 @@
+"""The facade: the compiled kernel for float32 and float64 in host memory if there is one, else its torch twin.
+
+All tensors contiguous, of one dtype and device, (n,) or, the memory, (rows, n). ValueError for a shape that does not fit, TypeError
+for a dtype, device or layout. Sums of the compiled kernels are float64 in an order that does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apts_mpi.native import twins
+from apts_mpi.native.extension import extension
+
+
+def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tensor) -> list[float]:
+    """y = grad_new - grad into row ``spare`` + 1 beside s in row ``spare``, and all products that an L-SR1 update asks for.
+
+    First, for each row below ``used``, those with s, y and grad_new; then the upper triangle of (s, y, grad_new, grad) among each
+    other, by rows: 3 ``used`` + 10 numbers. One pass.
+    """
+    serves = _serves(memory, grad, grad_new)
+    _fits(memory, grad, grad_new)
+    if not (0 <= used <= len(memory) and 0 <= spare < len(memory) - 1):
+        raise ValueError(f"rows {used} and {spare} do not fit a memory of {len(memory)} rows")
+    if serves:
+        found: list[float] = serves.observe_(memory, used, spare, grad, grad_new, torch.get_num_threads())
+        return found
+    return twins.observe_(memory, used, spare, grad, grad_new)
+
+
+def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], factor: float, grad: Tensor, out: Tensor) -> float:
+    """out = ``factor`` grad + sum_i weights[i] memory[chosen[i]]; returns out'out. One pass."""
+    serves = _serves(memory, grad, out)
+    _fits(memory, grad, out)
+    if len(chosen) != len(weights) or not all(0 <= row < len(memory) for row in chosen):
+        raise ValueError(f"rows {list(chosen)} with {len(weights)} weights do not fit a memory of {len(memory)} rows")
+    if serves:
+        return float(serves.combine_(memory, list(chosen), list(weights), factor, grad, out, torch.get_num_threads()))
+    return twins.combine_(memory, chosen, weights, factor, grad, out)
+
+
+def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> float:
+    """grad += correction; returns correction'(theta - origin), what the same correction adds to the value. One pass."""
+    serves = _serves(grad, correction, theta, origin)
+    if not grad.shape == correction.shape == theta.shape == origin.shape or grad.dim() != 1:
+        raise ValueError("need four vectors of one length")
+    if serves:
+        return float(serves.correct_(grad, correction, theta, origin, torch.get_num_threads()))
+    return twins.correct_(grad, correction, theta, origin)
+
+
+def compiled(like: Tensor) -> bool:
+    """Do the compiled kernels serve tensors such as ``like``?"""
+    return extension() is not None and like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64) and like.numel() > 0
+
+
+def _serves(*tensors: Tensor) -> Any:
+    """The compiled module, or None. TypeError unless the tensors are contiguous, of one dtype and one device."""
+    first = tensors[0]
+    for tensor in tensors:
+        if tensor.dtype != first.dtype or tensor.device != first.device or not tensor.is_contiguous():
+            raise TypeError("need contiguous tensors of one dtype and on one device")
+    return extension() if compiled(first) else None
+
+
+def _fits(memory: Tensor, *vectors: Tensor) -> None:
+    if memory.dim() != 2 or any(vector.shape != memory.shape[1:] for vector in vectors):
+        raise ValueError(f"need a memory (rows, n) and vectors (n,), got {tuple(memory.shape)} and {[tuple(v.shape) for v in vectors]}")

@@ -1,0 +1,197 @@
+// The loops, compiled once for each level of the instruction set (APTS_LEVEL) and chosen at run time by module.cpp.
+//
+// Sums are float64. Their order is fixed: lanes within a chunk of CHUNK columns, chunks within a block of BLOCK columns one
+// after the other, blocks pairwise. Threads share out whole blocks, so their number does not move a bit. Nothing of the
+// standard library is used here: an inline function of it, compiled for a newer processor, could end up serving all levels.
+#include "kernels.hpp"
+
+#include <stddef.h>
+
+#define NAME2(name, level) name##_##level
+#define NAME1(name, level) NAME2(name, level)
+#define NAME(name) NAME1(name, APTS_LEVEL)
+
+namespace {
+
+typedef double lanes __attribute__((vector_size(8 * sizeof(double)), aligned(8), may_alias));
+typedef float lanes32 __attribute__((vector_size(8 * sizeof(float)), aligned(4), may_alias));
+
+constexpr ptrdiff_t CHUNK = 512, WIDTH = 8;
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE void load(lanes& to, const float* from) { to = __builtin_convertvector(*reinterpret_cast<const lanes32*>(from), lanes); }
+INLINE void load(lanes& to, const double* from) { to = *reinterpret_cast<const lanes*>(from); }
+INLINE void store(float* to, const lanes& from) { *reinterpret_cast<lanes32*>(to) = __builtin_convertvector(from, lanes32); }
+INLINE void store(double* to, const lanes& from) { *reinterpret_cast<lanes*>(to) = from; }
+
+INLINE double across(const lanes& x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+
+// sum(lo, hi) = sum(lo, mid) + sum(mid, hi) of rows of `stride` numbers; the result in row lo
+void pairwise(double* rows, ptrdiff_t lo, ptrdiff_t hi, ptrdiff_t stride) {
+    if (hi - lo < 2) return;
+    const ptrdiff_t mid = lo + (hi - lo) / 2;
+    pairwise(rows, lo, mid, stride);
+    pairwise(rows, mid, hi, stride);
+    for (ptrdiff_t i = 0; i < stride; ++i) rows[lo * stride + i] += rows[mid * stride + i];
+}
+
+// the products of one row, or of two, with the three vectors of a chunk
+template <class T, int ROWS>
+INLINE void against(const T* const row[ROWS], const double* s, const double* y, const double* g, ptrdiff_t count, double* const out[ROWS]) {
+    lanes sums[ROWS][3] = {};
+    ptrdiff_t i = 0;
+    for (; i + WIDTH <= count; i += WIDTH) {
+        lanes a, b, c, x;
+        load(a, s + i), load(b, y + i), load(c, g + i);
+        for (int r = 0; r < ROWS; ++r) {
+            load(x, row[r] + i);
+            sums[r][0] += x * a, sums[r][1] += x * b, sums[r][2] += x * c;
+        }
+    }
+    for (int r = 0; r < ROWS; ++r) {
+        double tail[3] = {across(sums[r][0]), across(sums[r][1]), across(sums[r][2])};
+        for (ptrdiff_t j = i; j < count; ++j) {
+            const double x = row[r][j];
+            tail[0] += x * s[j], tail[1] += x * y[j], tail[2] += x * g[j];
+        }
+        for (int v = 0; v < 3; ++v) out[r][v] += tail[v];
+    }
+}
+
+// 10 products of (s, y, g_new, g) among each other, upper triangle by rows
+INLINE void among(const double* const v[4], ptrdiff_t count, double* out) {
+    lanes sums[10] = {};
+    ptrdiff_t i = 0;
+    for (; i + WIDTH <= count; i += WIDTH) {
+        lanes x[4];
+        for (int a = 0; a < 4; ++a) load(x[a], v[a] + i);
+        for (int a = 0, k = 0; a < 4; ++a)
+            for (int b = a; b < 4; ++b, ++k) sums[k] += x[a] * x[b];
+    }
+    for (int a = 0, k = 0; a < 4; ++a)
+        for (int b = a; b < 4; ++b, ++k) {
+            double tail = across(sums[k]);
+            for (ptrdiff_t j = i; j < count; ++j) tail += v[a][j] * v[b][j];
+            out[k] += tail;
+        }
+}
+
+template <class T>
+void observe_block(const Observe<T>& o, ptrdiff_t first, ptrdiff_t last, double* sums) {
+    double s[CHUNK], y[CHUNK], g[CHUNK], old[CHUNK];
+    double* small = sums + 3 * o.used;
+    for (ptrdiff_t i = 0; i < 3 * o.used + 10; ++i) sums[i] = 0.0;
+    for (ptrdiff_t start = first; start < last; start += CHUNK) {
+        const ptrdiff_t count = last - start < CHUNK ? last - start : CHUNK;
+        for (ptrdiff_t j = 0; j < count; ++j) {
+            const T change = o.grad_new[start + j] - o.grad[start + j];
+            o.y[start + j] = change;
+            y[j] = change, s[j] = o.s[start + j], g[j] = o.grad_new[start + j], old[j] = o.grad[start + j];
+        }
+        const double* const vectors[4] = {s, y, g, old};
+        among(vectors, count, small);
+        ptrdiff_t r = 0;
+        for (; r + 2 <= o.used; r += 2) {
+            const T* const rows[2] = {o.rows + r * o.stride + start, o.rows + (r + 1) * o.stride + start};
+            double* const out[2] = {sums + 3 * r, sums + 3 * r + 3};
+            against<T, 2>(rows, s, y, g, count, out);
+        }
+        for (; r < o.used; ++r) {
+            const T* const rows[1] = {o.rows + r * o.stride + start};
+            double* const out[1] = {sums + 3 * r};
+            against<T, 1>(rows, s, y, g, count, out);
+        }
+    }
+}
+
+template <class T>
+double combine_block(const Combine<T>& c, ptrdiff_t first, ptrdiff_t last) {
+    double sum[CHUNK], square = 0.0;
+    for (ptrdiff_t start = first; start < last; start += CHUNK) {
+        const ptrdiff_t count = last - start < CHUNK ? last - start : CHUNK, whole = count - count % WIDTH;
+        for (ptrdiff_t j = 0; j < count; ++j) sum[j] = c.factor * c.grad[start + j];
+        ptrdiff_t r = 0;
+        for (; r + 4 <= c.used; r += 4) {
+            const double* w = c.weights + r;
+            const T* row[4];
+            for (int k = 0; k < 4; ++k) row[k] = c.rows[r + k] + start;
+            for (ptrdiff_t j = 0; j < whole; j += WIDTH) {
+                lanes total, x;
+                load(total, sum + j);
+                for (int k = 0; k < 4; ++k) load(x, row[k] + j), total += w[k] * x;
+                store(sum + j, total);
+            }
+            for (ptrdiff_t j = whole; j < count; ++j)
+                for (int k = 0; k < 4; ++k) sum[j] += w[k] * row[k][j];
+        }
+        for (; r < c.used; ++r)
+            for (ptrdiff_t j = 0; j < count; ++j) sum[j] += c.weights[r] * c.rows[r][start + j];
+        lanes squares = {};
+        for (ptrdiff_t j = 0; j < whole; j += WIDTH) {
+            lanes x;
+            load(x, sum + j);
+            store(c.out + start + j, x);
+            load(x, c.out + start + j);
+            squares += x * x;
+        }
+        double tail = across(squares);
+        for (ptrdiff_t j = whole; j < count; ++j) {
+            c.out[start + j] = static_cast<T>(sum[j]);
+            tail += static_cast<double>(c.out[start + j]) * c.out[start + j];
+        }
+        square += tail;
+    }
+    return square;
+}
+
+template <class T>
+double correct_block(const Correct<T>& c, ptrdiff_t first, ptrdiff_t last) {
+    double sum = 0.0;
+    for (ptrdiff_t start = first; start < last; start += CHUNK) {
+        const ptrdiff_t stop = last - start < CHUNK ? last : start + CHUNK;
+        lanes sums = {};
+        ptrdiff_t j = start;
+        for (; j + WIDTH <= stop; j += WIDTH) {
+            lanes g, r, a, b;
+            load(g, c.grad + j), load(r, c.correction + j), load(a, c.theta + j), load(b, c.origin + j);
+            sums += r * (a - b);
+            store(c.grad + j, g + r);
+        }
+        double tail = across(sums);
+        for (; j < stop; ++j) {
+            tail += static_cast<double>(c.correction[j]) * (static_cast<double>(c.theta[j]) - static_cast<double>(c.origin[j]));
+            c.grad[j] += c.correction[j];
+        }
+        sum += tail;
+    }
+    return sum;
+}
+
+}  // namespace
+
+#define DEFINE(T)                                                                                                            \
+    void NAME(observe)(const Observe<T>& o, double* sums) {                                                                  \
+        const ptrdiff_t blocks = (o.n + BLOCK - 1) / BLOCK, stride = 3 * o.used + 10;                                        \
+        _Pragma("omp parallel for schedule(static) num_threads(o.threads) if (o.threads > 1)")                               \
+        for (ptrdiff_t b = 0; b < blocks; ++b)                                                                               \
+            observe_block<T>(o, b * BLOCK, (b + 1) * BLOCK < o.n ? (b + 1) * BLOCK : o.n, sums + b * stride);                \
+        pairwise(sums, 0, blocks, stride);                                                                                   \
+    }                                                                                                                        \
+    void NAME(combine)(const Combine<T>& c, double* sums) {                                                                  \
+        const ptrdiff_t blocks = (c.n + BLOCK - 1) / BLOCK;                                                                  \
+        _Pragma("omp parallel for schedule(static) num_threads(c.threads) if (c.threads > 1)")                               \
+        for (ptrdiff_t b = 0; b < blocks; ++b)                                                                               \
+            sums[b] = combine_block<T>(c, b * BLOCK, (b + 1) * BLOCK < c.n ? (b + 1) * BLOCK : c.n);                         \
+        pairwise(sums, 0, blocks, 1);                                                                                        \
+    }                                                                                                                        \
+    void NAME(correct)(const Correct<T>& c, double* sums) {                                                                  \
+        const ptrdiff_t blocks = (c.n + BLOCK - 1) / BLOCK;                                                                  \
+        _Pragma("omp parallel for schedule(static) num_threads(c.threads) if (c.threads > 1)")                               \
+        for (ptrdiff_t b = 0; b < blocks; ++b)                                                                               \
+            sums[b] = correct_block<T>(c, b * BLOCK, (b + 1) * BLOCK < c.n ? (b + 1) * BLOCK : c.n);                         \
+        pairwise(sums, 0, blocks, 1);                                                                                        \
+    }
+
+DEFINE(float)
+DEFINE(double)

@@ -1,0 +1,42 @@
+"""The torch twins: same names and arguments as the kernels, for any device, and what tests compare the kernels with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+BLOCK = 8_192  # columns of an inner product in the tensors' dtype; the blocks are added in float64
+
+
+def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tensor) -> list[float]:
+    """See ``kernels.observe_``."""
+    torch.sub(grad_new, grad, out=memory[spare + 1])
+    pack = torch.stack([memory[spare], memory[spare + 1], grad_new, grad])
+    starts = range(0, memory.shape[1], BLOCK)
+    wide = [torch.mm(memory[:used, i : i + BLOCK], pack[:3, i : i + BLOCK].T) for i in starts]
+    small = [torch.mm(pack[:, i : i + BLOCK], pack[:, i : i + BLOCK].T) for i in starts]
+    upper = torch.triu_indices(4, 4, device=memory.device)
+    triangle = torch.stack(small).sum(0, dtype=torch.float64)[upper[0], upper[1]]
+    found: list[float] = torch.cat([torch.stack(wide).sum(0, dtype=torch.float64).view(-1), triangle]).tolist()
+    return found
+
+
+def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], factor: float, grad: Tensor, out: Tensor) -> float:
+    """See ``kernels.combine_``."""
+    torch.mul(grad, factor, out=out)
+    for row, weight in zip(chosen, weights, strict=True):
+        out.add_(memory[row], alpha=weight)
+    return _dot(out, out)
+
+
+def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> float:
+    """See ``kernels.correct_``."""
+    grad.add_(correction)
+    return _dot(correction, theta - origin)
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    parts = [torch.dot(x, y) for x, y in zip(a.split(BLOCK), b.split(BLOCK), strict=True)]  # type: ignore[no-untyped-call]
+    return float(torch.stack(parts).sum(dtype=torch.float64))

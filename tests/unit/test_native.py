@@ -1,0 +1,116 @@
+"""The compiled kernels against their torch twins; without a compiled extension the twins and the door alone are tested."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from apts_mpi.native import extension, kernels, twins
+
+NEEDED = pytest.mark.skipif(extension.extension() is None, reason=f"kernels: {extension.state()}")
+DTYPES = (torch.float32, torch.float64)
+LENGTHS = (1, 7, 8, 511, 513, 8_191, 8_193, 40_007)
+
+
+def close(a: float, b: float, size: float, dtype: torch.dtype) -> bool:
+    return abs(a - b) <= 8 * torch.finfo(dtype).eps * size + 1e-300
+
+
+def case(n: int, dtype: torch.dtype, rows: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(n)
+    whole = torch.randn((rows + 3) * n + 1, generator=random, dtype=dtype)[1:]  # not aligned
+    return whole[: rows * n].view(rows, n), whole[rows * n : (rows + 1) * n], whole[(rows + 1) * n : (rows + 2) * n]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@NEEDED
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("used", [0, 3, 6])
+def test_observe(n: int, dtype: torch.dtype, used: int) -> None:
+    memory, grad, grad_new = case(n, dtype)
+    other = memory.clone()
+    found, wanted = kernels.observe_(memory, used, 6, grad, grad_new), twins.observe_(other, used, 6, grad, grad_new)
+    assert torch.equal(memory, other), "the bits of y"
+    largest = max(float(memory.double().square().sum(1).max()), float(grad.double() @ grad.double()) * 4)
+    assert len(found) == len(wanted) == 3 * used + 10
+    assert all(close(a, b, largest, dtype) for a, b in zip(found, wanted, strict=True))
+    exact = (memory[:used].double() @ torch.stack([memory[6], memory[7], grad_new]).double().T).view(-1)
+    assert all(abs(a - b) <= 1e-13 * largest for a, b in zip(found, exact.tolist(), strict=False))
+
+
+@NEEDED
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", LENGTHS)
+def test_combine_and_correct(n: int, dtype: torch.dtype) -> None:
+    memory, grad, origin = case(n, dtype)
+    chosen, weights = [0, 5, 2, 1, 4], [0.5, -1.0, 2.0, 0.25, 1e-3]
+    out, other = torch.empty_like(grad), torch.empty_like(grad)
+    square, wanted = kernels.combine_(memory, chosen, weights, -0.7, grad, out), twins.combine_(memory, chosen, weights, -0.7, grad, other)
+    assert torch.allclose(out, other, rtol=0, atol=32 * torch.finfo(dtype).eps * float(memory.abs().max()))
+    assert close(square, wanted, 16 * wanted, dtype) and close(square, float(out.double() @ out.double()), square, torch.float64)
+    moved = grad.clone()
+    value, expected = kernels.correct_(grad, memory[0], memory[1], origin), twins.correct_(moved, memory[0], memory[1], origin)
+    assert torch.equal(grad, moved), "the bits of the corrected gradient"
+    assert close(value, expected, float((memory[0].double() * (memory[1] - origin).double()).abs().sum()), dtype)
+
+
+@NEEDED
+def test_threads_do_not_move_a_bit() -> None:
+    found = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        memory, grad, grad_new = case(100_003, torch.float32)
+        products = kernels.observe_(memory, 6, 6, grad, grad_new)
+        out = torch.empty_like(grad)
+        found.append((products, kernels.combine_(memory, [1, 2], [0.1, 0.3], 0.7, grad, out), kernels.correct_(out, memory[0], grad, grad_new)))
+    assert found[0] == found[1]
+
+
+@NEEDED
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_seen(bad: float) -> None:
+    memory, grad, grad_new = case(9_001, torch.float32)
+    grad_new[9_000] = bad
+    found = kernels.observe_(memory, 6, 6, grad, grad_new)
+    assert not torch.isfinite(torch.tensor(found[2:18:3])).any()
+    assert kernels.combine_(memory, [0], [0.0], 1.0, grad_new, torch.empty_like(grad)) != 0.0
+
+
+def test_the_door() -> None:
+    memory, grad, grad_new = case(16, torch.float32)
+    with pytest.raises(TypeError, match="one dtype"):
+        kernels.observe_(memory, 2, 6, grad.double(), grad_new)
+    with pytest.raises(TypeError, match="contiguous"):
+        kernels.correct_(memory[:, 0], memory[:, 1], memory[:, 0], memory[:, 1])
+    with pytest.raises(TypeError, match="one device"):
+        kernels.correct_(grad, grad, grad, grad.to("meta"))
+    with pytest.raises(ValueError, match="memory"):
+        kernels.observe_(memory, 2, 6, grad[1:], grad_new)
+    with pytest.raises(ValueError, match="do not fit"):
+        kernels.observe_(memory, 2, 7, grad, grad_new)
+    with pytest.raises(ValueError, match="weights"):
+        kernels.combine_(memory, [8], [1.0], 1.0, grad, grad_new)
+    with pytest.raises(ValueError, match="one length"):
+        kernels.correct_(grad, grad, grad, grad[1:])
+
+
+@pytest.mark.parametrize("wish", ["0", "1", "yes"])
+def test_the_switch(wish: str) -> None:
+    code = "import sys\nfrom apts_mpi.native import extension\nsys.modules['apts_mpi.native._kernels'] = None\nprint(extension.state())"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "APTS_NATIVE": wish}, capture_output=True, text=True, check=False)
+    if wish == "0":
+        assert done.stdout == "torch twins, APTS_NATIVE=0\n"
+    else:
+        assert done.returncode == 1 and ("cannot be loaded" if wish == "1" else "must be 0, 1 or empty") in done.stderr
