@@ -1,0 +1,106 @@
+"""Each compiled kernel against its torch twin, interleaved, beside the time of a copy.
+
+    OMP_NUM_THREADS=1 python benchmarks/kernels.py [--n 535818 5000000] [--memory 10] [--repeats 25] [--out FILE]
+
+float32, one thread. The last line of the table is L-SR1's whole local iteration (``propose_``, ``observe_``, ``accept``), whose twin are the
+blocks of ``solver/lsr1.py``. A ratio below 1 is a gain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from quasi_newton import Iteration, clock, interval
+
+from apts_mpi import provenance
+from apts_mpi.native import extension, kernels, twins
+
+CPU = torch.device("cpu")
+WARM_UP = 4
+
+
+def pairs_of(n: int, memory: int) -> dict[str, tuple[Callable[[], object], Callable[[], object], int]]:
+    """(kernel, twin, words that the kernel moves) by name."""
+    rows, grad, other, third, out = torch.randn(2 * memory + 2, n), *(torch.randn(n) for _ in range(4))
+    chosen, weights, used = list(range(2 * memory)), [0.01] * (2 * memory), 2 * memory
+    small = 1e-30 * torch.randn(n)
+    iteration = Iteration(n, memory, CPU)
+    for _ in range(memory + 7):
+        iteration.prepare()
+        iteration.run()
+        iteration.finish()
+    iteration.prepare()
+
+    def whole(compiled: bool) -> None:
+        with mock.patch.object(kernels, "compiled", lambda like: compiled):
+            iteration.model._spectrum = None
+            iteration.run()
+
+    return {
+        "observe_": (lambda: kernels.observe_(rows, used, used, grad, other), lambda: twins.observe_(rows, used, used, grad, other), used + 4),
+        "combine_": (
+            lambda: kernels.combine_(rows, chosen, weights, 0.5, grad, out), lambda: twins.combine_(rows, chosen, weights, 0.5, grad, out), used + 2,
+        ),
+        "correct_": (lambda: kernels.correct_(out, small, grad, third), lambda: twins.correct_(out, small, grad, third), 5),
+        "iteration": (lambda: whole(True), lambda: whole(False), 2 * used + 6),
+    }  # fmt: skip
+
+
+def measure(n: int, memory: int, repeats: int) -> dict[str, Any]:
+    source = torch.randn(2 * memory, n)
+    target, found = torch.empty_like(source), {}
+    for name, (kernel, twin, words) in pairs_of(n, memory).items():
+        times: list[tuple[float, float, float]] = []
+        for repeat in range(WARM_UP + repeats):
+            first = clock(kernel, CPU) if repeat % 2 else None
+            second = clock(twin, CPU)
+            taken = (clock(kernel, CPU) if first is None else first, second, clock(lambda: target.copy_(source), CPU))
+            times += [taken] if repeat >= WARM_UP else []
+        ratios = [kernel / twin for kernel, twin, _ in times]
+        kernel_ms, twin_ms, copy_ms = (statistics.median(column) for column in zip(*times, strict=True))
+        quartiles = np.percentile([copy for *_, copy in times], [25, 75])
+        found[name] = {
+            "kernel_ms": kernel_ms, "twin_ms": twin_ms, "ratio": statistics.median(ratios), "interval": interval(ratios),
+            "best_ms": [min(column) for column in zip(*times, strict=True)], "words": words,
+            "bound_ms": copy_ms * words / (4 * memory), "copy_spread": float(quartiles[1] - quartiles[0]) / copy_ms,
+        }  # fmt: skip
+        low, high = found[name]["interval"]
+        print(f"{n:8d} {name:10s} {kernel_ms:8.2f} ms, twin {twin_ms:8.2f}, copy of its words {found[name]['bound_ms']:8.2f}, "
+              f"ratio {found[name]['ratio']:.2f} [{low:.2f}, {high:.2f}]", flush=True)  # fmt: skip
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, nargs="+", default=[535_818, 5_000_000])
+    parser.add_argument("--memory", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if extension.extension() is None:
+        parser.error(f"nothing to compare: {extension.state()}")
+    torch.set_num_threads(1)
+    load, started = os.getloadavg(), datetime.now(UTC).isoformat(timespec="seconds")
+    results = {str(n): measure(n, arguments.memory, max(arguments.repeats, 15)) for n in arguments.n}
+    if arguments.out:
+        package = Path(provenance.__file__).parent
+        facts = {
+            "memory": arguments.memory, "dtype": "float32", "threads": 1, "repeats": max(arguments.repeats, 15), "started_utc": started,
+            "load_before": load, "native": extension.state(), "cpu": provenance.cpu(), "versions": provenance.versions(),
+            "source_sha256": provenance.source_sha256(package), "git_commit": provenance.commit(package),
+        }  # fmt: skip
+        arguments.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
