@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/kernels.py [--n 535818 5000000] [--memory 10] [--repeats 25] [--out FILE]
 
-float32, one thread. The last line of the table is L-SR1's whole local iteration (``propose_``, ``observe_``, ``accept``), whose twin are the
-blocks of ``solver/lsr1.py``. A ratio below 1 is a gain.
+float32, one thread. The last line of the table is L-SR1's whole local iteration (``propose_``, ``observe_``, ``accept``), whose twin are
+the blocks of ``solver/lsr1.py``. A ratio below 1 is a gain.
 """
 
 from __future__ import annotations
@@ -47,9 +47,12 @@ def pairs_of(n: int, memory: int) -> dict[str, tuple[Callable[[], object], Calla
             iteration.run()
 
     return {
-        "observe_": (lambda: kernels.observe_(rows, used, used, grad, other), lambda: twins.observe_(rows, used, used, grad, other), used + 4),
+        "observe_": (
+            lambda: kernels.observe_(rows, used, used, grad, other), lambda: twins.observe_(rows, used, used, grad, other), used + 4,
+        ),
         "combine_": (
-            lambda: kernels.combine_(rows, chosen, weights, 0.5, grad, out), lambda: twins.combine_(rows, chosen, weights, 0.5, grad, out), used + 2,
+            lambda: kernels.combine_(rows, chosen, weights, 0.5, grad, out),
+            lambda: twins.combine_(rows, chosen, weights, 0.5, grad, out), used + 2,
         ),
         "correct_": (lambda: kernels.correct_(out, small, grad, third), lambda: twins.correct_(out, small, grad, third), 5),
         "iteration": (lambda: whole(True), lambda: whole(False), 2 * used + 6),

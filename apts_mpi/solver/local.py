@@ -13,6 +13,7 @@ from torch import Tensor
 from apts_mpi import timing
 from apts_mpi.config import LocalConfig, TrustRegionConfig
 from apts_mpi.contracts import Subdomain, Timers
+from apts_mpi.native import kernels
 from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.model import Model
 from apts_mpi.solver.trust_region import judge, next_radius
@@ -93,6 +94,8 @@ class CorrectedLoss:
         value = self._start.subdomain.local(theta, grad)
         if not self._consistent:
             return value
+        if kernels.compiled(grad):
+            return value + kernels.correct_(grad, self._correction, theta, self._start.theta)
         grad.add_(self._correction)
         torch.sub(theta, self._start.theta, out=self._shift)
         return value + dot(self._correction, self._shift)

@@ -74,7 +74,8 @@ def test_threads_do_not_move_a_bit() -> None:
         memory, grad, grad_new = case(100_003, torch.float32)
         products = kernels.observe_(memory, 6, 6, grad, grad_new)
         out = torch.empty_like(grad)
-        found.append((products, kernels.combine_(memory, [1, 2], [0.1, 0.3], 0.7, grad, out), kernels.correct_(out, memory[0], grad, grad_new)))
+        square = kernels.combine_(memory, [1, 2], [0.1, 0.3], 0.7, grad, out)
+        found.append((products, square, kernels.correct_(out, memory[0], grad, grad_new)))
     assert found[0] == found[1]
 
 
@@ -109,7 +110,8 @@ def test_the_door() -> None:
 @pytest.mark.parametrize("wish", ["0", "1", "yes"])
 def test_the_switch(wish: str) -> None:
     code = "import sys\nfrom apts_mpi.native import extension\nsys.modules['apts_mpi.native._kernels'] = None\nprint(extension.state())"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "APTS_NATIVE": wish}, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "APTS_NATIVE": wish}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     if wish == "0":
         assert done.stdout == "torch twins, APTS_NATIVE=0\n"
     else:
