@@ -147,7 +147,8 @@ class APTS:
                     self._metric.observe(self._step, before.grad, after.grad)
         shared = self._config.solver.radius == "shared"
         length = norm(self._step)
-        grow = leap(length, self.radius) if self._local.full_length and not shared else 0.0
+        straight = self._local.full_length and self._config.solver.combine == "mean" and not shared  # is the ball as long as the paths?
+        grow = leap(length, self.radius) if straight else 0.0
         reached = shared or local.length >= self._config.trust_region.reached * self.radius
         self.radius = self._next_radius(self.radius, verdict, reached, grow)
         if shared:

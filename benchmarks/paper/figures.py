@@ -70,7 +70,7 @@ def draw(figure: str, epochs: int, store: Store, published: Path, folder: Path) 
                 known = _published(problem, theirs) if combine == "sum" else {}
                 paths.append(drawing.overlay(problem, combine, by_order, known, epochs, folder / f"{figure}-{problem.name}-{combine}"))
         known_rows = {N: methods(problem, N, epochs, store) for N in SUBDOMAINS}
-        rows = {N: [*lines, *beside] for N, lines in known_rows.items() if any(line.curves for line in lines)}
+        rows = {N: [*lines, *beside] for N, lines in known_rows.items() if any(line.curves for line in lines[1:])}
         if rows:
             for what in ("accuracy", "loss"):
                 paths.append(drawing.work(problem, rows, what, epochs, folder / f"{figure}-{problem.name}-{what}"))

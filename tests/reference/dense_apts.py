@@ -87,7 +87,7 @@ class DenseAPTS:
         if self.c.local.solver == "sweep" and full_batch and self.c.local.memory:
             self.pairs = [*self.pairs, (step, new_grad - grad)][-self.c.local.memory :]
         growth = 0.0
-        if self.c.local.solver == "sweep" and not shared:  # an almost straight path: where it would have lost 5 % of its length
+        if self.c.local.solver == "sweep" and mean and not shared:  # an almost straight path: where it would have lost 5 % of its length
             lost = max(self.radius - np.linalg.norm(step), 0.0) / self.radius
             growth = 100.0 if 100.0 * lost <= 0.05 else 0.05 / lost
         self.radius = self._next(self.radius, accepted, rho, shared or length >= rule.reached * self.radius, growth)

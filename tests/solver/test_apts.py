@@ -158,10 +158,19 @@ def test_a_ball_that_is_far_too_small_leaps(start: float) -> None:
     assert radii[1] == pytest.approx(100 * start) and max(radii) > 1e-2  # by doubling, 16 times the first
 
 
-def test_a_path_of_trust_region_steps_does_not_leap() -> None:
-    fast, _ = solver(settings("lsr1", trust_region={"radius_init": 1e-4}), 2)
+@pytest.mark.parametrize(("preset", "combine"), [("lsr1", "mean"), ("default", "sum")])
+def test_paths_that_say_nothing_of_the_ball_do_not_leap(preset: str, combine: str) -> None:
+    """Those of trust-region steps, and those that are a share of it."""
+    fast, _ = solver(settings(preset, solver={"combine": combine}, trust_region={"radius_init": 1e-4}), 2)
     fast.step()
     assert fast.radius <= 2e-4
+
+
+@pytest.mark.parametrize("start", [1e-6, 1e-4])
+def test_rounding_does_not_take_a_sweep_beyond_its_ball(start: float) -> None:
+    """theta in float32 is rounded at every one of many steps that are hardly larger than the rounding."""
+    fast, _ = solver(settings("default", model={"dtype": "float32"}, trust_region={"radius_init": start}), 2)
+    assert fast.step().step_norm <= start * (1 + 1e-6)
 
 
 def test_loss_falls_to_the_minimum_of_a_convex_problem() -> None:
