@@ -16,8 +16,11 @@ from apts_cases import CLASSES, HIDDEN, cut, data, settings, solver
 from dense_apts import DenseAPTS, Network
 
 from apts_mpi.contracts import Status
+from apts_mpi.solver.local import LocalStart
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.metric import Metric
+from apts_mpi.solver.sweep import Sweep
+from apts_mpi.solver.vectors import norm
 
 CASES = {
     "lsr1": {},
@@ -166,11 +169,28 @@ def test_paths_that_say_nothing_of_the_ball_do_not_leap(preset: str, combine: st
     assert fast.radius <= 2e-4
 
 
-@pytest.mark.parametrize("start", [1e-6, 1e-4])
-def test_rounding_does_not_take_a_sweep_beyond_its_ball(start: float) -> None:
-    """theta in float32 is rounded at every one of many steps that are hardly larger than the rounding."""
-    fast, _ = solver(settings("default", model={"dtype": "float32"}, trust_region={"radius_init": start}), 2)
-    assert fast.step().step_norm <= start * (1 + 1e-6)
+class Slope:
+    """A subdomain whose chunks have no gradient of their own, so that a sweep goes straight along the global one."""
+
+    size = 1000
+
+    def cut(self, chunks: int) -> int:
+        return chunks
+
+    def add_chunk(self, i: int, theta: torch.Tensor, grad: torch.Tensor, weight: float) -> None:
+        pass
+
+
+def test_rounding_does_not_take_a_sweep_beyond_its_ball() -> None:
+    """Steps of 0.6 units in the last place of theta are rounded up to one, all of them."""
+    config, n = settings("default").local, 100
+    ones = torch.ones(n)
+    sweep = Sweep(config, ones)
+    ball = 0.6 * 2.0**-24 * config.passes * sweep.chunk_count(Slope()) * math.sqrt(n)  # type: ignore[arg-type]
+    start = LocalStart(0, Slope(), ones, ones, 0.0, ones, torch.zeros(sweep.chunk_count(Slope()), n), ball, 1e-9)  # type: ignore[arg-type]
+    out = torch.zeros(n)
+    found = sweep.solve(start, out)
+    assert norm(out) <= ball * (1 + 1e-6) and 0.99 * ball < found.length <= ball
 
 
 def test_loss_falls_to_the_minimum_of_a_convex_problem() -> None:
