@@ -105,8 +105,11 @@ def row(case: Case, store: Store, found: Found | None = None, label: str = "") -
     return marked(found_row | {"seconds": timed(curves, found_row["seconds"])}, "method", curves)
 
 
-def rows(race: Race, store: Store, seeds: int) -> list[Row]:
-    """Adam's lines, then ours with their quotients and whether they are small enough; ours read at the last iterate is not judged."""
+def rows(race: Race, store: Store, seeds: int, whole: bool = False) -> list[Row]:
+    """Adam's lines, then ours with their quotients and whether they are small enough; ours read at the last iterate is not judged.
+
+    ``whole``: lines of ours that are judged are there without runs, too, since a bar that has not been tried is not met.
+    """
     theirs: dict[tuple[int, bool], Row] = {}
     for batch, mean_read in race.families:
         best = race.final(batch, store, mean_read)
@@ -125,7 +128,7 @@ def rows(race: Race, store: Store, seeds: int) -> list[Row]:
             if make is ours:
                 known = complete and mine["runs"] >= seeds and not mine["mixed"]
                 mine["met"] = (mine["reductions_ratio"] <= REDUCTIONS and mine["passes_ratio"] <= 1) if known else None
-            lines += [mine] if mine["runs"] else []
+            lines += [mine] if mine["runs"] or (whole and make is ours) else []
     return lines
 
 
@@ -135,7 +138,8 @@ def _least(values: Iterable[float]) -> float:
 
 def tables(store: Store, seeds: int, races: tuple[Race, ...] = RACES) -> list[Table]:
     """The race to the targets."""
-    lines = [line for race in races for line in rows(race, store, seeds)]
+    begun = any(rows(race, store, seeds) for race in races)
+    lines = [line for race in races for line in rows(race, store, seeds, whole=begun)]
     curves = [curve for case in [*searches(store, races), *finals(store, races)] for curve in store.curves(case)]
     return [Table("adam", "To the target", RULE, COLUMNS, lines, curves)] if lines else []
 

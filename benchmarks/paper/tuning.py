@@ -102,13 +102,13 @@ def tables(store: Store, seeds: int, places: tuple[Place, ...] = PLACES) -> list
     """Every setting, and the largest changes."""
     lines: list[Row] = []
     sums: list[Row] = []
-    for place in places:
+    begun = any(_whole(case, store) for place in places for _, case in place.variants())
+    for place in places if begun else ():
         base = _row("default", place.base, store)
         rows = [_row(label, case, store) for label, case in place.variants()]
-        if any(row["runs"] for row in rows):
-            lines += [base, *rows]
-            used = [curve for case in cases((place,)) for curve in _whole(case, store)]
-            sums.append(marked(summary(place, base, rows, seeds), "problem", used))
+        lines += [base, *rows]
+        used = [curve for case in cases((place,)) for curve in _whole(case, store)]
+        sums.append(marked(summary(place, base, rows, seeds), "problem", used))
     curves = [curve for case in cases(places) for curve in store.curves(case)]
     changes = Table("tuning", "No tuning: the largest changes", RULE, SUMS, sums, curves)
     found = (changes, Table("tuning-rows", "No tuning: every setting", "", LINES, lines, curves))

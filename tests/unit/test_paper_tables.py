@@ -143,6 +143,15 @@ def test_ours_is_compared_with_the_better_adam_and_only_if_every_seed_of_it_gets
     assert race([90, 90, 90, 98])[-1]["met"] is False  # beyond its budget of three iterations
 
 
+def test_a_bar_that_has_not_been_tried_is_not_met() -> None:
+    tried, other = tuning.Place("mnist-10k", 2, Limits(iterations=3), 0.2), tuning.Place("cifar10-10k", 2, Limits(iterations=3), 0.5)
+    runs = {case.name: [curve([97, 98, 98.3])] for case in tuning.cases((tried,))}
+    assert [row["met"] for row in tuning.tables(MadeUp(runs), 1, (tried, other))[0].rows] == [True, None]
+    races = (RACE, replace(RACE, problem="cifar10-10k"))
+    mine = MadeUp({ours(RACE.problem, 2, RACE.until).name: [curve([97, 98, 98.3])]})
+    assert [row["met"] for row in targets.tables(mine, 1, races)[0].rows] == [None, None]
+
+
 def test_seeds_of_several_sources_get_no_verdict() -> None:
     found = row(curve([99] * 4), curve([99] * 4, 1000, source="t"))
     assert found["met"] is None and str(found["method"]).endswith("(seeds of several sources)")
