@@ -53,10 +53,10 @@ class Sweep:
             length = torch.dot(direction, direction).sqrt_().clamp_(min=torch.finfo(direction.dtype).tiny)
             torch.addcmul(point, direction, length.reciprocal_(), value=-start.ball / steps, out=point)
         torch.sub(point, start.theta, out=out)
-        length = norm(out)
-        if length > start.ball:  # by the rounding of many small steps
-            out.mul_(start.ball / length)
-        return LocalResult(decrease=0.0, length=min(length, start.ball), iters=steps, accepted=steps)
+        moved = norm(out)
+        if moved > start.ball:  # by the rounding of many small steps
+            out.mul_(start.ball / moved)
+        return LocalResult(decrease=0.0, length=min(moved, start.ball), iters=steps, accepted=steps)
 
     def state(self, index: int) -> dict[str, Tensor]:
         """Nothing: the momentum starts anew in every solve."""
