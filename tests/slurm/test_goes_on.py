@@ -19,7 +19,7 @@ pytestmark = [*on_slurm, pytest.mark.fault(46)]
 ITERATIONS = 105
 TRAINING = ["--data.path", "data/tiny", "--data.batch", "16", "--model.widths", "4", "--stop.epochs", "0", "--run.evaluate", "0"]
 TRAINING += ["--checkpoint.every", "1"]
-LONG = ["--stop.iterations", str(ITERATIONS), "--comm.emulate_latency", "0.1"]  # at least 42 s; the sums are the same without the wait
+LONG = ["--stop.iterations", str(ITERATIONS), "--comm.emulate_latency", "0.2"]  # 3 messages an iteration: 63 s, more than its limit
 ENDLESS = ["--stop.iterations", "1000000", "--comm.emulate_latency", "0.05"]
 SIGNALLED = ("scancel", "--signal=USR1")
 

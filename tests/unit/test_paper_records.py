@@ -15,7 +15,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from paper import bars, beyond, identity, records, report, targets, tuning, variants
-from paper.cases import Case, adam, ours
+from paper.cases import Case, adam, ours, paper
 from paper.curves import FACTS, Curve, folder_of, read_curve
 from paper.limits import Limits, Used
 from paper.records import keep, path_of, read_record
@@ -132,6 +132,7 @@ def test_the_report_from_records_is_that_from_run_directories(tmp_path: Path, mo
     race, empty = targets.RACES[0], Store(tmp_path / "runs")
     cases = [bars.BARS[0].case, *(case for _, case in place.variants()), variants.ABLATION[1].case(variants.PLACES[0])]
     cases += [*race.search(1000, empty).cases[:3], *race.search(10000, empty).cases[:2], ours("mnist-10k-sigmoid", 2, Limits(epochs=4))]
+    cases.append(paper("mnist-10k-sigmoid", 2, "o1", "sum", Limits(epochs=4)))
     for number, case in enumerate(cases):
         count = 180 if "adam" in case.name else 60
         rows = lines(480, 60, 10, number, 60) if "1000-" in case.name else lines(count, 6, 1, number, 8 + number)
