@@ -24,6 +24,7 @@ from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.presets import preset
 from apts_mpi.problem.objective import batch_size
 from apts_mpi.problem.objective import plan as plan_order
+from apts_mpi.regular import SUM, sum_holds
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.study.cost import predict
 from apts_mpi.study.machine import Machine, between, nearest, read_machine
@@ -273,6 +274,12 @@ def test_reading_a_folder(tmp_path: Path) -> None:
         (tmp_path / "compute-P1.json").write_text(text)
         with pytest.raises(ValueError, match=r"compute-P1\.json"):
             read_machine(tmp_path)
+
+
+def test_recorded_files_with_a_checksum_are_as_they_were_written() -> None:
+    recorded = Path(__file__).parents[2] / "benchmarks" / "results"
+    summed = {path: tree for path in recorded.rglob("*.json") if SUM in (tree := json.loads(path.read_text()))}
+    assert len(summed) >= 5 and [path for path, tree in summed.items() if not sum_holds(tree)] == []
 
 
 def test_work_of_nothing() -> None:
