@@ -20,6 +20,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from apts_mpi import presets
 from apts_mpi.config import Config
+from apts_mpi.native.extension import SWITCH
 from apts_mpi.regular import read_toml
 
 Layer = dict[str, tuple[Any, str]]  # dotted key -> value, where it was given
@@ -167,8 +168,8 @@ def from_tree(tree: Mapping[str, Any], source: str) -> Layer:
 
 
 def from_environment(environ: Mapping[str, str]) -> Layer:
-    """The layer of the ``APTS_*`` variables."""
-    names = {name: name.removeprefix(PREFIX).lower().replace("__", ".") for name in sorted(environ) if name.startswith(PREFIX)}
+    """The layer of the ``APTS_*`` variables; APTS_NATIVE alone is no setting, it chooses what computes the same."""
+    names = {name: name[len(PREFIX) :].lower().replace("__", ".") for name in sorted({*environ} - {SWITCH}) if name.startswith(PREFIX)}
     return _text_layer(((key, environ[name], f"environment {name}") for name, key in names.items()), as_variable)
 
 

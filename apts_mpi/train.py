@@ -134,6 +134,7 @@ def _watched(
     from apts_mpi.parallel.handshake import handshake, together
 
     comm.configure(config.comm.reduction, config.comm.count_limit)
+    together(comm, native.extension)
     device = choose_device(config.run.device, comm, config.run.share_gpu)
     threads = set_threads(config.run.threads, comm)
     if device.type == "cuda":

@@ -12,17 +12,18 @@ SWITCH = "APTS_NATIVE"  # 0: the torch twins serve; 1: the kernels must be there
 
 @cache
 def extension() -> ModuleType | None:
-    """The compiled module, or None where the torch twins serve. RuntimeError if APTS_NATIVE=1 and it cannot be loaded."""
+    """The compiled module, or None where the torch twins serve; ImportError if APTS_NATIVE=1 and there is none, or it is no known value."""
     wish = os.environ.get(SWITCH, "")
     if wish not in ("", "0", "1"):
-        raise RuntimeError(f"{SWITCH} must be 0, 1 or empty, got {wish!r}")
+        raise ImportError(f"{SWITCH} must be 0, 1 or empty, got {wish!r}")
     if wish == "0":
         return None
     try:
         return importlib.import_module("apts_mpi.native._kernels")
     except ImportError as error:
         if wish == "1":
-            raise RuntimeError(f"{SWITCH}=1, but the compiled kernels cannot be loaded: {error}") from error
+            told = "build them with: cmake -S . -B build && cmake --build build, or leave it empty"
+            raise ImportError(f"{SWITCH}=1, but the compiled kernels cannot be loaded: {error}; {told}") from error
         return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from paper.bars import CIFAR, MNIST
+from paper.bars import CIFAR, MNIST, STEP
 from paper.cases import READ, Case, ours
 from paper.curves import Curve
 from paper.limits import Limits
@@ -20,7 +20,7 @@ RULE = (
     "Delta0 is changed under no cap at all (radius_max 1e30), the cap with the default Delta0. Accuracy: at the last outer iteration "
     "within the budget of the bars, mean of the seeds. Change: largest difference of a row's mean to that of the default constants with "
     "the same seeds; for the evaluations to the target (first outer iteration whose test accuracy has it) as a share of the default's. "
-    f"Losses alone in passes, beside those to the target. {READ}."
+    f"Losses alone in passes, beside those to the target. A run whose step left the radius fails the bar. {READ}."
 )
 
 
@@ -67,7 +67,7 @@ def _row(label: str, case: Case, store: Store) -> Row:
         "problem": case.problem.title, "subdomains": case.subdomains, "setting": label, "options": " ".join(case.words),
         "shown": spread(list(cuts.values())), "accuracy": mean(cuts.values()), "passes": mean(passes.values()),
         "values": mean(values.values()), "missed": sum(map(math.isnan, passes.values())), "runs": len(cuts),
-        "accuracies": cuts, "passes_to_target": passes,
+        "accuracies": cuts, "passes_to_target": passes, "left_radius": [curve.seed for curve in curves if curve.farthest > STEP],
     }  # fmt: skip
     return marked(found, "setting", curves)
 
@@ -82,14 +82,15 @@ def summary(place: Place, base: Row, rows: list[Row], seeds: int) -> Row:
     points = [abs(_change(row, base, "accuracies")) for row in there]
     needed = [mean(base["passes_to_target"][seed] for seed in row["accuracies"]) for row in there]
     work = [abs(_change(row, base, "passes_to_target") / usual) for row, usual in zip(there, needed, strict=True)]
-    complete = all(row["runs"] >= seeds for row in (base, *rows))
+    complete = len(there) == len(rows) and all(row["runs"] >= seeds for row in (base, *rows))
     reached = bool(work) and all(map(math.isfinite, work))
+    stayed = not any(row["left_radius"] for row in (base, *there))
     return {
         "problem": base["problem"], "subdomains": place.subdomains, "default": base["shown"], "rows": len(there),
         "points": max(points, default=math.nan), "points_bar": place.points, "passes": base["passes"],
         "work": 100 * max(work) if reached else math.nan, "work_bar": 100 * WORK,
         "values": base["values"], "runs": min((row["runs"] for row in there), default=0),
-        "met": (max(points) <= place.points and reached and max(work) <= WORK) if complete else None,
+        "met": (max(points) <= place.points and reached and max(work) <= WORK and stayed) if complete else None,
     }  # fmt: skip
 
 

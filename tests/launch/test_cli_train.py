@@ -39,6 +39,15 @@ def test_output_of_a_run(tmp_path: Path) -> None:
     assert len((tmp_path / "my run" / "records.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize(("wish", "words"), [("yes", "APTS_NATIVE must be 0, 1 or empty"), ("0", "epochs done")])
+def test_the_switch_of_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: str, words: str) -> None:
+    make_data(tmp_path)
+    monkeypatch.setenv("APTS_NATIVE", wish)
+    outcome = train(tmp_path, 2, f"{COMMON} --stop.epochs 1")
+    assert words in outcome.text and "Traceback" not in outcome.text, outcome.text
+    assert outcome.status == (0 if wish == "0" else 4), outcome.text
+
+
 def test_through_mpi4py_a_run_finishes_and_one_raising_rank_ends_all(tmp_path: Path) -> None:
     """``python -m mpi4py -m apts_mpi``: its own hook on exceptions and ours do not hinder each other."""
     make_data(tmp_path)

@@ -88,6 +88,10 @@ def test_changes_by_other_radii_are_judged_by_the_largest() -> None:
         found = tuning.tables(MadeUp({**runs, odd: [curve(worse)]}), 1, (place,))[0].rows[0]
         assert found["met"] is False and found["points"] == pytest.approx(points)
         assert found["work"] == pytest.approx(work, nan_ok=True)
+    left = curve([97, 98, 98.2], farthest=1.01)
+    assert tuning.tables(MadeUp({**runs, odd: [left]}), 1, (place,))[0].rows[0]["met"] is False
+    unpaired = curve([97, 98, 98.2], 1000)  # of a seed with which the default has not run
+    assert tuning.tables(MadeUp({**runs, odd: [unpaired]}), 1, (place,))[0].rows[0]["met"] is None
     assert tuning.tables(MadeUp({name: run for name, run in runs.items() if name != odd}), 1, (place,))[0].rows[0]["met"] is None
     assert tuning.tables(MadeUp({place.base.name: [curve([98])]}), 1, (place,)) == []
     more = {place.base.name: [*runs[place.base.name], curve([90, 98, 99], 1000)], odd: [curve([97, 98, 98.4])]}

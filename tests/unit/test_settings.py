@@ -125,6 +125,10 @@ def test_texts_become_values(option: str, text: str, value: object) -> None:
     assert type(found) is type(value)
 
 
+def test_the_switch_of_the_kernels_is_no_setting() -> None:
+    assert list(from_environment({"APTS_NATIVE": "0", "APTS_LOCAL__ITERS": "7"})) == ["local.iters"]
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [
