@@ -27,7 +27,7 @@ from paper.runner import Runner  # noqa: E402
 from paper.store import Store  # noqa: E402
 from paper.wanted import Options  # noqa: E402
 
-RUNS, RESULTS, PUBLISHED = Path("runs/paper"), Path("benchmarks/results/paper"), Path("../shared/paper/published_curves.csv")
+RUNS, RESULTS, PUBLISHED = Path("runs/paper"), Path("benchmarks/results/paper"), Path("data/published_curves.csv")
 RECORDS = RESULTS / "records"
 
 

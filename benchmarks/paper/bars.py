@@ -64,7 +64,7 @@ COLUMNS = {
 def row(bar: Bar, store: Store, seeds: int) -> Row:
     """A line of the table from the runs that are there."""
     case = bar.case
-    curves = [curve for curve in store.curves(case) if curve.enough(case.until)]
+    curves = store.finished(case)
     cuts = [cut for cut in (curve.cut(case.until) for curve in curves) if cut]
     accuracies = [cut["accuracy"] for cut in cuts]
     left = [curve.seed for curve in curves if curve.farthest > STEP]

@@ -106,7 +106,7 @@ def _best(place: Place, method: str, at_mean: bool, store: Store) -> tuple[float
     scored, passes = [], 0.0
     for rate in place.rates[method]:
         case = place.tuned(method, rate, at_mean, seeds=1)
-        curve = next((curve for curve in store.curves(case) if curve.seed == 0 and curve.enough(case.until)), None)
+        curve = next((curve for curve in store.finished(case) if curve.seed == 0), None)
         if curve is None or not len(curve.accuracy):
             continue
         passes += float(curve.used.passes[-1])
@@ -121,7 +121,7 @@ def _accuracy(curve: Curve, case: Case) -> float:
 
 def row(place: Place, case: Case, store: Store, label: str, tuning: float = 0.0) -> Row:
     """A line of the table."""
-    curves = [curve for curve in store.curves(case) if curve.enough(case.until)]
+    curves = store.finished(case)
     found = [figures for figures in (_figures(case, curve, store) for curve in curves) if figures]
     names = ("accuracy", "test_loss", "error", "passes", "values", "reductions", "seconds")
     columns = {name: [one[name] for one in found] for name in names}

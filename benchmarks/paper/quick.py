@@ -102,7 +102,7 @@ def judge(store: Store, check: Checks) -> None:
 
 def end(case: Case, store: Store) -> float:
     """Accuracy at the case's budget; nan without a run."""
-    return next((curve.cut(case.until)["accuracy"] for curve in store.curves(case) if curve.enough(case.until)), math.nan)
+    return next((curve.cut(case.until)["accuracy"] for curve in store.finished(case)), math.nan)
 
 
 def show(tables: list[Table], store: Store, folder: Path, check: Checks, say: Say) -> None:

@@ -50,7 +50,7 @@ def ranked(search: Search, store: Store, by: str) -> list[Found]:
     passes = reductions = 0.0
     for rate in search.rates:
         case = search.make(rate)
-        curve = next((curve for curve in store.curves(case) if curve.seed == 0 and curve.enough(case.until)), None)
+        curve = next((curve for curve in store.finished(case) if curve.seed == 0), None)
         end = curve.cut(case.until) if curve else {}
         if not curve or not end:
             continue

@@ -39,13 +39,19 @@ def path_of(records: Path, case: str, name: str) -> Path:
     return records / case / f"{name}.json"
 
 
-def keep(path: Path, curve: Curve, settings: Mapping[str, object], untils: Iterable[Limits], worth: Callable[[], dict[str, float]]) -> bool:
-    """Write the record of a run, unless the one that is there says as much or goes further; whether it was written."""
+def keep(
+    path: Path, curve: Curve, settings: Mapping[str, object], untils: Iterable[Limits], worth: Callable[[], dict[str, float]],
+    again: bool = False,
+) -> bool:  # fmt: skip
+    """Write the record of a run, unless the one that is there says as much or goes further; whether it was written.
+
+    One that another source made with the same settings stays if it goes as far, but for ``again``.
+    """
     before, limits = _before(path), [until for until in untils if curve.enough(until)]
     new = pack(curve, settings, limits)
-    if before is not None and all(before[name] == new[name] for name in ("settings", "facts")):
-        old = _unpacked(before)
-        if len(old.curve.accuracy) > len(curve.accuracy):
+    if before is not None and before["settings"] == new["settings"] and not (again and before["facts"] != new["facts"]):
+        old, same = _unpacked(before), before["facts"] == new["facts"]
+        if len(old.curve.accuracy) > len(curve.accuracy) or (not same and len(old.curve.accuracy) == len(curve.accuracy)):
             return False
         new = pack(curve, settings, [*limits, *(until for until in old.untils if curve.enough(until))])
         if before["worth"] and {**before, "worth": {}} == new:

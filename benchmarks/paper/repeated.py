@@ -40,7 +40,7 @@ def row(problem: str, order: str, N: int, epochs: int, store: Store, published: 
 
 
 def _accuracies(case: Case, store: Store) -> tuple[list[float], list[Curve]]:
-    curves = [curve for curve in store.curves(case) if curve.enough(case.until)]
+    curves = store.finished(case)
     return [cut["accuracy"] for curve in curves if (cut := curve.cut(case.until))], curves
 
 

@@ -43,7 +43,7 @@ class Finding:
 
 
 def look(run: Wanted, options: Options, source: str) -> Finding:
-    """Read the folder or the record of a run."""
+    """Read the folder of a run; where none has ended there, its record if that goes far enough or nothing can go on."""
     words, data = words_of(run, options), fingerprint(options.data[run.case.problem.data])
 
     def fits(curve: Curve | None, there: Path | Mapping[str, object]) -> bool:
@@ -51,8 +51,9 @@ def look(run: Wanted, options: Options, source: str) -> Finding:
 
     curve = read_curve(run.folder)
     mine, kept = fits(curve, run.folder), last_checkpoint(run.folder) is not None
-    record = recorded(run, options) if curve is None or not mine else None
-    if record is not None and fits(record.curve, record.settings):
+    ended = curve is not None and mine and curve.status != ""
+    record = None if ended else recorded(run, options)
+    if record is not None and fits(record.curve, record.settings) and not (mine and kept and not run.enough(record.curve)):
         curve, mine, kept = record.curve, True, False
     return Finding(curve, mine, bool(curve and curve.facts["source_sha256"] == source), kept)
 
@@ -140,7 +141,7 @@ class Runner:
             return
         path = records.path_of(self._options.records, run.case.name, run.folder.name)
         try:
-            records.keep(path, curve, found(run.folder), run.untils, lambda: worth(run.folder))
+            records.keep(path, curve, found(run.folder), run.untils, lambda: worth(run.folder), self._options.again)
         except OSError as problem:
             self._options.say(f"{run.name}: no record, {problem.strerror}")
 

@@ -36,6 +36,10 @@ class Store:
         count = self.wanted(case)
         return [curve for curve in self._known[case.name] if curve.seed % SEEDS == 0 and curve.seed < SEEDS * count]
 
+    def finished(self, case: Case) -> list[Curve]:
+        """Those of them that have come to the budget of ``case``, or to an end of their own."""
+        return [curve for curve in self.curves(case) if curve.enough(case.until)]
+
     def wanted(self, case: Case) -> int:
         """How many runs of a case there should be."""
         return min(self.seeds, case.seeds or self.seeds)
@@ -45,20 +49,22 @@ class Store:
         return list(self._records.glob(f"{case}/seed-*.json")) if self._records else []
 
     def _curve(self, case: Case, name: str) -> Curve | None:
-        """The run of this name from its folder; without one that is the case's, from its record."""
+        """The run of this name from its folder; where none has ended there that is the case's, from its record."""
         folder = self.runs / case.name / name
         curve = read_curve(folder)
-        if curve is not None and self._fits(case, curve, folder, f"{case.name}/{name}"):
+        if curve is not None and not self._fits(case, curve, folder, f"{case.name}/{name}"):
+            curve = None
+        if curve is not None and curve.status:
             return curve
         path = path_of(self._records, case.name, name) if self._records else None
         if path is None or not path.is_file():
-            return None
+            return curve
         try:
             record = read_record(path)
         except ValueError as problem:
             self._say(f"left out: {problem}")
-            return None
-        return record.curve if self._fits(case, record.curve, record.settings, f"the record {case.name}/{name}") else None
+            return curve
+        return record.curve if self._fits(case, record.curve, record.settings, f"the record {case.name}/{name}") else curve
 
     def _fits(self, case: Case, curve: Curve, run: Path | Mapping[str, object], name: str) -> bool:
         """Whether a run is the case's; says what it is otherwise."""

@@ -78,8 +78,10 @@ def ranks(curves: Iterable[Curve]) -> str:
 
 
 def timed(curves: Iterable[Curve], seconds: float) -> float:
-    """Seconds of runs that had the machine for themselves; nan if one had not, or nobody noted it."""
-    return seconds if all(curve.facts.get("jobs") == 1 for curve in curves) else math.nan
+    """Seconds of runs on equal machines that each had to itself; nan if one had not, or nobody noted it."""
+    facts = [curve.facts for curve in curves]
+    alike = all(len({str(fact.get(name)) for fact in facts}) <= 1 for name in ("cpu", "devices", "ranks"))
+    return seconds if alike and all(fact.get("jobs") == 1 for fact in facts) else math.nan
 
 
 def mixed(curves: Iterable[Curve]) -> bool:

@@ -86,13 +86,13 @@ def finals(store: Store, races: tuple[Race, ...] = RACES) -> list[Case]:
 
 def misses(case: Case, store: Store) -> bool:
     """Whether a run is there that does not come to the target."""
-    there = (curve.head(case.until) for curve in store.curves(case) if curve.enough(case.until))
+    there = (curve.head(case.until) for curve in store.finished(case))
     return any(not curve.reached(case.problem.target) for curve in there)
 
 
 def row(case: Case, store: Store, found: Found | None = None, label: str = "") -> Row:
     """What a case takes to its target."""
-    curves = [curve for curve in store.curves(case) if curve.enough(case.until)]
+    curves = store.finished(case)
     reached = [curve.head(case.until).reached(case.problem.target) for curve in curves]
     costs = {name: [at.get(name, math.nan) for at in reached] for name in ("reductions", "passes", "values", "seconds")}
     found_row: Row = {

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from paper.bars import CIFAR, MNIST, STEP
 from paper.cases import READ, Case, ours
-from paper.curves import Curve
 from paper.limits import Limits
 from paper.store import Store
 from paper.table import Row, Table, marked, mean, spread
@@ -59,7 +58,7 @@ def cases(places: tuple[Place, ...] = PLACES) -> list[Case]:
 
 
 def _row(label: str, case: Case, store: Store) -> Row:
-    curves = _whole(case, store)
+    curves = store.finished(case)
     cuts = {curve.seed: cut["accuracy"] for curve in curves if (cut := curve.cut(case.until))}
     reached = {curve.seed: curve.head(case.until).reached(case.problem.target) for curve in curves}
     passes, values = ({seed: at.get(name, math.nan) for seed, at in reached.items()} for name in ("passes", "values"))
@@ -70,10 +69,6 @@ def _row(label: str, case: Case, store: Store) -> Row:
         "accuracies": cuts, "passes_to_target": passes, "left_radius": [curve.seed for curve in curves if curve.farthest > STEP],
     }  # fmt: skip
     return marked(found, "setting", curves)
-
-
-def _whole(case: Case, store: Store) -> list[Curve]:
-    return [curve for curve in store.curves(case) if curve.enough(case.until)]
 
 
 def summary(place: Place, base: Row, rows: list[Row], seeds: int) -> Row:
@@ -103,12 +98,12 @@ def tables(store: Store, seeds: int, places: tuple[Place, ...] = PLACES) -> list
     """Every setting, and the largest changes."""
     lines: list[Row] = []
     sums: list[Row] = []
-    begun = any(_whole(case, store) for place in places for _, case in place.variants())
+    begun = any(store.finished(case) for place in places for _, case in place.variants())
     for place in places if begun else ():
         base = _row("default", place.base, store)
         rows = [_row(label, case, store) for label, case in place.variants()]
         lines += [base, *rows]
-        used = [curve for case in cases((place,)) for curve in _whole(case, store)]
+        used = [curve for case in cases((place,)) for curve in store.finished(case)]
         sums.append(marked(summary(place, base, rows, seeds), "problem", used))
     curves = [curve for case in cases(places) for curve in store.curves(case)]
     changes = Table("tuning", "No tuning: the largest changes", RULE, SUMS, sums, curves)

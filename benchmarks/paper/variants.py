@@ -83,11 +83,11 @@ EVALUATIONS = (
 )  # fmt: skip
 ABLATION_RULE = (
     "Test accuracy at the last outer iteration within the budget of the bars, mean [least, largest] of the seeds; one thing changed. "
-    f"Losses alone in passes; seeds: the fewest of a row. {READ_BOTH}"
+    f"In brackets: the mean difference to ours with the same seeds. Losses alone in passes. {READ_BOTH}"
 )
 ORDER_RULE = (
     "Test accuracy at the last outer iteration within the same number of gradient evaluations (24 passes; full batch: 60), mean [least, "
-    f"largest] of the seeds. Losses alone in passes; seeds: the fewest of a row. {READ_BOTH}"
+    f"largest] of the seeds; in brackets: the mean difference to ours with the same seeds. Losses alone in passes. {READ_BOTH}"
 )
 
 
@@ -96,9 +96,20 @@ def cases(variants: tuple[Variant, ...], places: tuple[Place, ...]) -> list[Case
     return [variant.case(place) for variant in variants for place in places if variant.applies(place)]
 
 
-def _cell(case: Case, store: Store) -> tuple[list[dict[str, float]], list[Curve]]:
-    curves = [curve for curve in store.curves(case) if curve.enough(case.until)]
-    return [cut for curve in curves if (cut := curve.cut(case.until))], curves
+def _cell(case: Case, base: Case, store: Store) -> tuple[Row, list[Curve]]:
+    """What the runs of a case show at its budget, and beside them the mean difference to those of the base with the same seeds."""
+    curves = store.finished(case)
+    cuts, others = ({curve.seed: cut for curve in found if (cut := curve.cut(case.until))} for found in (curves, store.finished(base)))
+    accuracies, several = [cut["accuracy"] for cut in cuts.values()], mixed(curves)
+    change = mean(cuts[seed]["accuracy"] - others[seed]["accuracy"] for seed in cuts.keys() & others.keys())
+    beside = f" ({change:+.2f})" if case != base and math.isfinite(change) else ""
+    if case != base and _alike(curves, store.finished(base)):
+        beside = " (no effect: the same runs)"
+    row = {
+        "": f"{spread(accuracies)}{f' ({SEVERAL})' if several else beside}", " mean": math.nan if several else mean(accuracies),
+        " values": mean(cut["values"] for cut in cuts.values()), " change": change, " seeds": len(cuts),
+    }  # fmt: skip
+    return row, curves
 
 
 def _alike(some: list[Curve], others: list[Curve]) -> bool:
@@ -114,34 +125,25 @@ def _same(a: Numbers, b: Numbers) -> bool:
 
 def table(name: str, title: str, rule: str, variants: tuple[Variant, ...], places: tuple[Place, ...], store: Store) -> list[Table]:
     """A row for each variant, a column for each place; nothing without runs but for ours."""
-    rows: list[Row] = []
-    used, there = list[Curve](), False
-    bases = {place: variants[0].case(place) for place in places}
+    rows, used, there = list[Row](), list[Curve](), False
     for variant in variants:
-        same = True
         row: Row = {"variant": variant.label, "options": variant.case(places[0]).options}
-        counts: list[int] = []
         for place in places:
-            row |= {place.title: "-", f"{place.title} mean": math.nan, f"{place.title} values": math.nan}
-            if not variant.applies(place):
-                continue
-            cuts, curves = _cell(variant.case(place), store)
-            accuracies, several = [cut["accuracy"] for cut in cuts], mixed(curves)
-            row[place.title] = f"{spread(accuracies)}{f' ({SEVERAL})' if several else ''}"
-            row[f"{place.title} mean"] = math.nan if several else mean(accuracies)
-            row[f"{place.title} values"] = mean(cut["values"] for cut in cuts)
+            if variant.applies(place):
+                found, curves = _cell(variant.case(place), variants[0].case(place), store)
+            else:
+                found, curves = {"": "-", " mean": math.nan, " values": math.nan, " change": math.nan, " seeds": 0}, []
+            row |= {f"{place.title}{what}": value for what, value in found.items()}
             used += curves
-            counts.append(len(cuts))
-            same &= variant.case(place) == bases[place] or _alike(curves, [c for c in store.curves(bases[place]) if c.enough(place.until)])
-        row["variant"] += " (no effect: the same runs)" if same and counts and variant is not variants[0] else ""
-        rows.append({**row, "runs": min(counts, default=0)})
-        there = there or (any(counts) and variant is not variants[0])
+        counts = sorted({row[f"{place.title} seeds"] for place in places} - {0}) or [0]
+        rows.append({**row, "runs": f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"})
+        there |= variant is not variants[0] and counts != [0]
     if not there:
         return []
     columns = {"variant": ("variant", "")}
     for place in places:
         columns |= {place.title: (place.title, ""), f"{place.title} values": ("losses alone", ".1f")}
-    columns["runs"] = ("seeds", "d")
+    columns["runs"] = ("seeds", "")
     return [Table(name, title, rule, columns, rows, used)]
 
 

@@ -93,29 +93,40 @@ def test_first_local_gradient_is_the_global_one() -> None:
         assert cosine == pytest.approx(-1, abs=1e-12)
 
 
-def test_evaluations_and_reductions_full_batch() -> None:
-    """numerics 2: nu + 2 gradient evaluations (and the borrowed share) and 3 reductions; the first iteration has one more of each."""
-    nu = 4
-    config = settings(local={"iters": nu, "radius_start": 1e-3}, trust_region={"radius_init": 8.0})
-    fast, orders = solver(config, 3, overlap=0.0)
-    first, second = fast.step(), fast.step()
-    assert (first.reductions, second.reductions) == (4, 3)
-    assert second.local_iters == 3 * nu
-    assert (first.gradient_samples, second.gradient_samples) == ((nu + 3) * 60, (nu + 2) * 60)
-    assert first.value_samples == second.value_samples == 0
+NU, LONG = 4, {"iters": 4, "radius_start": 1e-3}
 
 
-def test_evaluations_and_reductions_minibatch() -> None:
-    nu = 4
-    config = settings(local={"iters": nu, "radius_start": 1e-3}, trust_region={"radius_init": 8.0})
-    fast, _ = solver(config, 3, overlap=0.0, batch=30)
-    info = [fast.step(0, k) for k in range(2)][-1]
-    assert (info.reductions, info.gradient_samples) == (4, (nu + 3) * 30)
-    sweep, _ = solver(settings("default", local={"chunks_min": 8}), 3, overlap=0.0, batch=30)
-    info = [sweep.step(0, k) for k in range(2)][-1]
-    chunks = 3 * 8  # of 1 or 2 samples; the first of each subdomain is not evaluated again at theta_k
-    assert info.local_iters == 2 * chunks
-    assert (info.reductions, info.gradient_samples, info.value_samples) == (2, 3 * 30 - 3, 30)
+@pytest.mark.parametrize(
+    ("local", "after", "batch", "gradients", "values", "vectors"),
+    [
+        ("lsr1", "lsr1", 0, NU + 2, 0, 3),
+        ("first", "first", 0, NU + 2, 0, 3),
+        ("lsr1", "none", 0, NU + 1, 0, 2),
+        ("lsr1", "lsr1", 30, NU + 3, 0, 4),
+        ("first", "first", 30, NU + 2, 1, 3),
+        ("lsr1", "none", 30, NU + 1, 1, 2),
+    ],
+)
+def test_work_and_communication(local: str, after: str, batch: int, gradients: int, values: int, vectors: int) -> None:
+    """The table of docs/method.md; the first full-batch iteration has a gradient and a vector more."""
+    config = settings(local={**LONG, "solver": local}, global_step={"solver": after}, trust_region={"radius_init": 8.0})
+    fast, _ = solver(config, 3, overlap=0.0, batch=batch)
+    infos = [fast.step(k if not batch else 0, k if batch else 0) for k in range(2)]
+    for info, more in zip(infos, (not batch, 0), strict=True):
+        samples = batch or 60
+        assert (info.gradient_samples, info.value_samples) == ((gradients + more) * samples, values * samples)
+        assert (info.reductions, info.local_iters) == (vectors + more, 3 * NU)
+
+
+@pytest.mark.parametrize(("batch", "values"), [(0, 0), (30, 1)])
+def test_work_and_communication_of_sweeps(batch: int, values: int) -> None:
+    """The table of docs/method.md, but that the first chunk of each subdomain is not evaluated again at theta_k."""
+    fast, _ = solver(settings("default", local={"chunks_min": 8}), 3, overlap=0.0, batch=batch)
+    info = [fast.step(k if not batch else 0, k if batch else 0) for k in range(2)][-1]
+    samples, chunks = batch or 60, info.local_iters // 2
+    saved = 3 * math.ceil(samples / chunks)
+    assert 3 * samples - saved <= info.gradient_samples <= 3 * samples
+    assert (info.reductions, info.value_samples) == (2, values * samples)
 
 
 def test_overlap_is_evaluated_on_top_only() -> None:

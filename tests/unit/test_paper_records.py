@@ -165,14 +165,21 @@ def test_the_report_from_records_is_that_from_run_directories(tmp_path: Path, mo
     assert first == second != []
 
 
-def test_the_run_directory_comes_before_the_record_if_it_is_the_run(tmp_path: Path) -> None:
+def test_the_run_directory_comes_before_the_record_if_it_is_the_run_and_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, kept, said = made(tmp_path / "runs", CASE, lines(60, 6)), tmp_path / "kept", list[str]()
-    record(folder, kept, BUDGET)
 
     def curves() -> list[Curve]:
         return Store(tmp_path / "runs", say=said.append, records=kept).curves(CASE)
 
-    assert [curve.worth for curve in curves()] == [None] and said == []
+    assert [curve.worth for curve in curves()] == [None]
+    path = record(folder, kept, BUDGET)
+    assert [curve.worth for curve in curves()] == [{}]  # the run in the folder has not ended
+    path.write_text("{")
+    assert [curve.worth for curve in curves()] == [None] and "no record, or damaged" in said.pop()
+    record(folder, kept, BUDGET)
+    with monkeypatch.context() as patch:
+        patch.setattr("paper.store.read_curve", lambda folder: done(read_curve(folder)))
+        assert [curve.worth for curve in curves()] == [None] and said == []
     shutil.rmtree(folder)
     made(tmp_path / "runs", CASE, lines(60, 6), options=(("local.passes", "7"),))  # type: ignore[arg-type]
     assert [curve.worth for curve in curves()] == [{}] and "local.passes = 7" in said[0] and len(said) == 1
@@ -213,7 +220,10 @@ def test_a_record_is_written_once_and_not_over_one_that_goes_further(tmp_path: P
     assert again(curve, BUDGET, Limits(passes=1000)) and not again(curve, BUDGET) and len(asked) == 1
     assert again(curve, Limits(epochs=2)) and read_record(path).untils == tuple(sorted((BUDGET, Limits(epochs=2)), key=str))
     assert not again(curve.head(Limits(iterations=50)), Limits(epochs=2))
-    assert again(replace(curve, facts={**curve.facts, "source_sha256": "t"}).head(Limits(iterations=50)), Limits(epochs=2))
+    other = replace(curve, facts={**curve.facts, "source_sha256": "t"})
+    assert not again(other, BUDGET) and not again(other.head(Limits(iterations=50)), Limits(epochs=2))  # of another source, no farther
+    assert keep(path, other, settings, (BUDGET,), dict, again=True) and read_record(path).curve.facts["source_sha256"] == "t"
+    assert keep(path, other.head(Limits(iterations=50)), {**settings, "local.passes": 7}, (), dict)  # of other settings: not this run
     path.write_text("{")
     assert again(curve, BUDGET) and read_record(path).curve.worth == {"test_loss": 0.5}
 

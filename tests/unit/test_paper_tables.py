@@ -202,11 +202,20 @@ def test_a_setting_that_is_not_heeded_is_told() -> None:
     place, changed = variants.Place("mnist-10k", 2, Limits(iterations=2)), variants.Variant("x", "with x", "--local.passes 3")
     runs = {variants.OURS.case(place).name: [curve([1, 2, 3])], changed.case(place).name: [curve([1, 2, 3])]}
     found = variants.table("t", "T", "", (variants.OURS, changed), (place,), MadeUp(runs))[0].rows
-    assert [one["variant"] for one in found] == ["ours", "with x (no effect: the same runs)"]
-    runs[changed.case(place).name] = [curve([1, 2.5, 3])]  # the mean of the same iterates
-    assert variants.table("t", "T", "", (variants.OURS, changed), (place,), MadeUp(runs))[0].rows[1]["variant"] == "with x"
-    runs[changed.case(place).name] = [curve([1, 2, 3], loss=2)]
-    assert variants.table("t", "T", "", (variants.OURS, changed), (place,), MadeUp(runs))[0].rows[1]["variant"] == "with x"
+    assert [one[place.title] for one in found] == ["2.00 [2.00, 2.00]", "2.00 [2.00, 2.00] (no effect: the same runs)"]
+    for different in (curve([1, 2.5, 3]), curve([1, 2, 3], loss=2)):  # the mean of the same iterates; the same accuracies
+        runs[changed.case(place).name] = [different]
+        assert "no effect" not in variants.table("t", "T", "", (variants.OURS, changed), (place,), MadeUp(runs))[0].rows[1][place.title]
+
+
+def test_a_variant_is_compared_with_ours_of_the_same_seeds() -> None:
+    places = (variants.Place("mnist-10k", 2, Limits(iterations=2)), variants.Place("mnist-10k", 16, Limits(iterations=2)))
+    changed = variants.Variant("x", "with x", "--local.passes 3")
+    runs = {variants.OURS.case(places[0]).name: [curve([1, 2, 3]), curve([1, 4, 3], 1000)],
+            changed.case(places[0]).name: [curve([1, 5, 3], 1000)], changed.case(places[1]).name: [curve([1, 7, 8])]}  # fmt: skip
+    ours_row, row_of_x = variants.table("t", "T", "", (variants.OURS, changed), places, MadeUp(runs))[0].rows
+    assert ours_row["runs"] == "2" and row_of_x["runs"] == "1"
+    assert row_of_x[places[0].title] == "5.00 [5.00, 5.00] (+1.00)" and row_of_x[places[1].title] == "7.00 [7.00, 7.00]"
 
 
 def test_every_case_has_settings_of_its_own_that_train_understands(tmp_path: Path) -> None:
