@@ -70,7 +70,7 @@ class Place:
 
 PLACES = (
     Place("cifar10-resnet", 24, 125, 400, {"adam": (1e-3, 3e-3, 1e-2, 3e-2), "sgd": (0.01, 0.03, 0.1, 0.3)}),
-    Place("text-transformer", 20, 64, 245, {"adam": (3e-4, 1e-3, 3e-3, 1e-2), "sgd": (0.01, 0.03, 0.1, 0.3)}),
+    Place("text-transformer", 4, 64, 245, {"adam": (3e-4, 1e-3, 3e-3, 1e-2), "sgd": (0.01, 0.03, 0.1, 0.3)}),
     Place("poisson", 1000, 256, 16, {"adam": (1e-3, 3e-3, 1e-2, 3e-2), "sgd": (1e-5, 3e-5, 1e-4, 3e-4)}),
     Place("fit", 1000, 256, 16, {"adam": (3e-3, 1e-2, 3e-2, 0.1), "sgd": (0.03, 0.1, 0.3, 1.0)}),
 )
