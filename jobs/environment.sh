@@ -67,7 +67,8 @@ install_failed() {
 }
 
 stamp_of() { # stamp_of EXTRAS: what an environment depends on; it cannot be moved, so its place belongs to it
-    (cd -- "$root" && printf '%s\n' "$root" "$1" | cat - setup.cfg pyproject.toml constraints.txt jobs/environment.sh | sha256sum | cut -d' ' -f1)
+    (cd -- "$root" && printf '%s\n' "$root" "$1" | cat - setup.cfg pyproject.toml constraints.txt jobs/environment.sh CMakeLists.txt \
+        apts_mpi/native/src/* | sha256sum | cut -d' ' -f1)
 }
 
 fresh_venv() { # fresh_venv VENV: make it unless it stands here and its Python runs
@@ -80,7 +81,7 @@ fresh_venv() { # fresh_venv VENV: make it unless it stands here and its Python r
     rm -rf -- "$1" && mkdir -- "$1" && printf '%s\n' "$1" >"$1/place" && "$python" -m venv "$1" || fail "cannot make $1"
 }
 
-environment() { # environment VENV EXTRAS: the package in VENV, editable, so that a second call sees changed sources
+environment() { # environment VENV EXTRAS: the package in VENV, editable, its kernels compiled where there is a compiler; a second call sees changed sources
     local venv=$1 extras=$2 stamp
     stamp=$(stamp_of "$extras")
     [ "$(cat -- "$venv/stamp" 2>/dev/null)" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null && return

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every check there is: bash tests/run.sh [--openmpi] [-- PYTEST ARGUMENTS]
 #
-# ruff, mypy, a small form of the experiments of benchmarks/paper, the unit tests, the parallel tests at 1, 2, 3 and 4 ranks
-# under MPICH (with --openmpi or CI=true under Open MPI too), coverage over all of them, and whether every line of the fault
+# ruff, mypy, a small form of the experiments of benchmarks/paper, the wheel with and without a compiler, the kernels under
+# sanitizers, the unit tests, the parallel tests at 1, 2, 3 and 4 ranks under MPICH (with --openmpi or CI=true under Open MPI too), coverage over all of them, and whether every line of the fault
 # list is shown (tests/faults/run.sh runs these tests alone). Makes its own environments; ends with "N passed, N failed".
 set -uo pipefail
 openmpi=${CI:-false}
@@ -26,6 +26,8 @@ export COVERAGE_FILE=$logs/lines/of # with the process added, one file each
 check ruff ruff check --config tests/ruff.toml apts_mpi tests benchmarks
 check mypy mypy
 [ "$chosen" != 0 ] || check paper timeout -k 10 180 python benchmarks/paper --quick
+[ "$chosen" != 0 ] || check wheels bash tests/wheels.sh
+[ "$chosen" != 0 ] || check sanitizers bash tests/sanitize.sh
 slurm & # it waits most of the time
 one_process unit "not mpi" --ignore=tests/slurm --ignore=tests/campaigns "$@"
 one_process campaigns "not mpi" tests/campaigns "$@"

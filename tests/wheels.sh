@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The wheel with a C++ compiler, where there is one, and without: bash tests/wheels.sh   (the first python3 on PATH; asks the package index)
+set -euo pipefail
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
+
+wheel() { # wheel NAME: from a copy of what is tracked or would be, so that no build of this checkout is in it
+    mkdir -- "$work/$1"
+    (cd -- "$root" && tar cf - --exclude='*.so' --exclude=__pycache__ pyproject.toml setup.cfg CMakeLists.txt README.md LICENSE apts_mpi) |
+        tar xf - -C "$work/$1"
+    python3 -m pip wheel -q --disable-pip-version-check --no-input --no-deps -w "$work/$1/wheels" "$work/$1"
+    python3 -m zipfile -e "$work/$1"/wheels/apts_mpi-*.whl "$work/$1/content"
+}
+
+state() { # state NAME [VARIABLE=VALUE]: which kernels that wheel serves
+    (cd -- "$work/$1/content" && env "${2:-APTS_NATIVE=}" python3 -c 'from apts_mpi.native.extension import state; print(state())')
+}
+
+expect() { # expect WORDS FOUND
+    case $2 in *"$1"*) echo "$2" ;; *) echo "expected '$1', found '$2'" >&2; exit 1 ;; esac
+}
+
+CXX=$work/none wheel without
+expect "nothing was compiled" "$(state without)"
+[ ! -e "$work/without/content/apts_mpi/native/src" ] || { echo "sources of kernels in the wheel" >&2; exit 1; }
+if command -v -- "${CXX:-c++}" >/dev/null; then
+    wheel with
+    expect "compiled, " "$(state with)"
+    expect "APTS_NATIVE=0" "$(state with APTS_NATIVE=0)"
+else
+    echo "no C++ compiler: the wheel with kernels was not built"
+fi
