@@ -1,0 +1,214 @@
+"""One command for a machine with a GPU: does the package compute the same there, does it wait or leak, and what does it cost?
+
+    python benchmarks/gpu_check.py [--out gpu.json]      # some minutes; ends with status 1 if a check or a bar fails
+    python benchmarks/gpu_check.py --device cpu          # a trial of the script: what needs a GPU is left out
+
+Same: 20 outer iterations in float64 on the CPU and on the device take and refuse the same steps. Waits: how often an outer iteration of the
+sweep and of L-SR1 stops for the device. Leaks: device memory at its peak after 10 and after 40 iterations. Cost: an outer iteration against
+its own gradient evaluations replayed from one CUDA graph, n = 535,818 (bar 1.25); L-SR1 against copies at n = 25 M (bar 75 %); ranks that
+share the device (bar 0.9 of one rank's rate).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from launched import launch
+from quasi_newton import Iteration, clock, interval
+
+from apts_mpi import Result, preset, provenance, train
+from apts_mpi.problem.models import build_model
+from apts_mpi.storage.convert import convert
+
+PRESETS = ("default", "lsr1")
+ITERATIONS, LONG, REPEATS, WARM_UP = 20, 40, 15, 3
+BAR_STEP, BAR_COPY, BAR_SHARED, BAR_THETA = 1.25, 0.75, 0.9, 1e-6
+BYTES, CHUNK, BATCH, CLASSES = 4, 250, 10_000, 10
+SHAPE, WIDTHS = (1, 28, 28), (512, 256)  # the paper's network for MNIST, n = 535,818
+Facts = dict[str, Any]
+
+
+def data(samples: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy prototypes of ten classes: learned within some iterations, and the same everywhere."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, CLASSES, samples)
+    inputs = random.standard_normal((CLASSES, *SHAPE))[labels] + 2 * random.standard_normal((samples, *SHAPE))
+    return torch.from_numpy(inputs).to(dtype), torch.from_numpy(labels)
+
+
+def run(name: str, device: str, iterations: int, dtype: str = "float32", samples: int = BATCH, **solver: Any) -> Result:
+    """Train the paper's network on one rank."""
+    config = preset(name, model={"name": "paper-mnist", "widths": WIDTHS, "dtype": dtype}, stop={"epochs": 0, "iterations": iterations},
+                    run={"device": device, "monitor": "none", "threads": 1}, solver={"subdomains": 2, **solver})  # fmt: skip
+    model = build_model(config.model, SHAPE, CLASSES, 0).to(getattr(torch, dtype))
+    return train(model, *data(samples, getattr(torch, dtype)), config=config)
+
+
+def same(device: str) -> Facts:
+    """The steps that were taken and refused, on the CPU and on the device, in float64."""
+    found: Facts = {}
+    for name in PRESETS:
+        ours, theirs = (run(name, where, ITERATIONS, "float64", 2000) for where in ("cpu", device))
+        took = [[(step.accepted, step.global_accepted) for step in one.steps] for one in (ours, theirs)]
+        first, second = (one.theta.cpu() for one in (ours, theirs))
+        apart = float(torch.linalg.vector_norm(first - second) / torch.linalg.vector_norm(first))
+        found[name] = {"same_decisions": took[0] == took[1], "refused": sum(not one for one, _ in took[0]), "theta_apart": apart,
+                       "met": took[0] == took[1] and apart <= BAR_THETA}  # fmt: skip
+    return found
+
+
+def waits(device: str) -> Facts:
+    """How often an outer iteration stops for the device, and where: warnings of torch in a long run less those in a short one."""
+    found: Facts = {}
+    for name in PRESETS:
+        places = []
+        for iterations in (10, LONG):
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always")
+                    result = run(name, device, iterations)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            places.append(Counter(f"{Path(one.filename).name}:{one.lineno}" for one in told if "synchroniz" in str(one.message)))
+        more = {place: (count - places[0][place]) / (LONG - 10) for place, count in places[1].items() if count > places[0][place]}
+        local = result.steps[-1].local_iters
+        allowed = 3.0 + (local if name == "lsr1" else 2.0)  # one a local iteration, three an outer one; a sweep: one a subdomain
+        each = sum(more.values())
+        found[name] = {"an_outer_iteration": each, "allowed": allowed, "where": more, "met": each <= allowed}
+    return found
+
+
+def leaks(device: str) -> Facts:
+    """Device memory at its peak, in bytes: flat over the iterations, and what L-SR1 may take."""
+    peaks = []
+    for iterations in (10, LONG):
+        torch.cuda.reset_peak_memory_stats()
+        result = run("lsr1", device, iterations)
+        peaks.append(torch.cuda.max_memory_allocated())
+    n, memory = result.theta.numel(), preset("lsr1").local.memory
+    vectors = (2 * memory + 6) * BYTES * n
+    return {"peak_10": peaks[0], f"peak_{LONG}": peaks[1], "vectors": vectors, "met": peaks[1] <= 1.01 * peaks[0]}
+
+
+class Replayed:
+    """The gradient of a chunk as one CUDA graph: what the arithmetic costs without Python."""
+
+    def __init__(self, device: torch.device) -> None:
+        config = preset("default", model={"name": "paper-mnist", "widths": WIDTHS})
+        self.module = build_model(config.model, SHAPE, CLASSES, 0).to(device)
+        inputs, labels = (tensor.to(device) for tensor in data(CHUNK, torch.float32))
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self._gradient(inputs, labels)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self._gradient(inputs, labels)
+
+    def _gradient(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        self.module.zero_grad(set_to_none=False)
+        torch.nn.functional.cross_entropy(self.module(inputs), labels, reduction="sum").backward()
+
+    def run(self, samples: int) -> None:
+        for _ in range(-(-samples // CHUNK)):
+            self.graph.replay()
+
+
+def step(device: str) -> Facts:
+    """An outer iteration of the default against as many gradient evaluations replayed; the difference of a long and a short run."""
+    replayed, ratios, ours_ms, bare_ms = Replayed(torch.device(device)), list[float](), list[float](), list[float]()
+    for repeat in range(REPEATS):
+        short, long = run("default", device, 5), run("default", device, 15)
+        taken = 1e3 * (long.seconds - short.seconds) / 10
+        samples = long.steps[-1].gradient_samples
+        bare = statistics.median(clock(lambda count=samples: replayed.run(count), torch.device(device)) for _ in range(5))  # type: ignore[misc]
+        if repeat:
+            ours_ms, bare_ms, ratios = [*ours_ms, taken], [*bare_ms, bare], [*ratios, taken / bare]
+    ratio = statistics.median(ratios)
+    return {"ours_ms": statistics.median(ours_ms), "graph_ms": statistics.median(bare_ms), "ratio": ratio, "interval": interval(ratios),
+            "bar": BAR_STEP, "met": ratio <= BAR_STEP}  # fmt: skip
+
+
+def bandwidth(device: str, n: int = 25_000_000, memory: int = 10) -> Facts:
+    """L-SR1 without its gradient, in words of the 4 m + 8 that it must move, against a copy."""
+    where = torch.device(device)
+    source = torch.randn(2 * memory, n, device=where)
+    target, iteration = torch.empty_like(source), Iteration(n, memory, where)
+    shares, warm_up = [], memory + 7
+    for repeat in range(warm_up + REPEATS):
+        copy = clock(lambda: target.copy_(source), where) / (4 * memory)
+        iteration.prepare()
+        taken = clock(iteration.run, where)
+        iteration.finish()
+        shares += [copy * (4 * memory + 8) / taken] if repeat >= warm_up else []
+    share = statistics.median(shares)
+    return {"n": n, "memory": memory, "share_of_copy": share, "interval": interval(shares), "bar": BAR_COPY, "met": share >= BAR_COPY}
+
+
+def shared() -> Facts:
+    """Samples a second of 2 and 4 ranks on one GPU against one rank: the same training, more hands."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        convert("digits", None, Path(folder) / "digits")
+        for ranks in (1, 2, 4):
+            words = f"train --data.path {folder}/digits --model.name mlp --model.widths 512,256 --solver.subdomains 4 --stop.epochs 200"
+            launch(ranks, ["-m", "apts_mpi", *words.split(), "--run.share_gpu", "true", "--run.dir", f"{folder}/{ranks}"])
+            seconds[ranks] = float(json.loads((Path(folder) / f"{ranks}" / "completion.json").read_text())["seconds"])
+    rates = {f"{ranks}": seconds[1] / seconds[ranks] for ranks in (2, 4)}
+    return {"seconds": {f"{ranks}": value for ranks, value in seconds.items()}, "rate_to_one_rank": rates, "bar": BAR_SHARED,
+            "met": min(rates.values()) >= BAR_SHARED}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--out", type=Path, help="where to write all figures as JSON, with their provenance")
+    parser.add_argument("--only", nargs="*", default=[], help="some of: same waits leaks step bandwidth shared")
+    asked = parser.parse_args()
+    gpu = asked.device.startswith("cuda")
+    if gpu and not torch.cuda.is_available():
+        parser.error("torch finds no GPU here; a trial of the script: --device cpu")
+    checks: dict[str, Callable[[], Facts]] = {"same": lambda: same(asked.device)}
+    if gpu:
+        checks |= {"waits": lambda: waits(asked.device), "leaks": lambda: leaks(asked.device), "step": lambda: step(asked.device),
+                   "bandwidth": lambda: bandwidth(asked.device), "shared": shared}  # fmt: skip
+    package, found, fallen = Path(provenance.__file__).parent, dict[str, Facts](), list[str]()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    for name in [name for name in checks if not asked.only or name in asked.only]:
+        try:
+            found[name] = checks[name]()
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # the other checks are worth having
+            found[name] = {"error": f"{type(error).__name__}: {error}", "met": False}
+        parts = {name: found[name]} if "met" in found[name] else {f"{name}, {part}": facts for part, facts in found[name].items()}
+        for label, facts in parts.items():
+            fallen += [] if facts["met"] else [label]
+            told = json.dumps({key: value for key, value in facts.items() if key != "met"})
+            print(f"{'holds ' if facts['met'] else 'FAILED'}  {label}: {told}", flush=True)
+    if asked.out:
+        facts = {
+            "started_utc": started, "device": torch.cuda.get_device_name() if gpu else asked.device, "cuda": torch.version.cuda,
+            "hip": torch.version.hip, "cpu": provenance.cpu(), "load": os.getloadavg(), "versions": provenance.versions(),
+            "source_sha256": provenance.source_sha256(package), "git_commit": provenance.commit(package),
+        }  # fmt: skip
+        asked.out.write_text(json.dumps({**facts, "results": found}, indent=1) + "\n", encoding="utf-8")
+    return int(bool(fallen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
