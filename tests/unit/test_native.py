@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -46,8 +47,8 @@ def test_observe(n: int, dtype: torch.dtype, used: int) -> None:
     largest = max(float(memory.double().square().sum(1).max()), float(grad.double() @ grad.double()) * 4)
     assert len(found) == len(wanted) == 3 * used + 10
     assert all(close(a, b, largest, dtype) for a, b in zip(found, wanted, strict=True))
-    exact = (memory[:used].double() @ torch.stack([memory[6], memory[7], grad_new]).double().T).view(-1)
-    assert all(abs(a - b) <= 1e-13 * largest for a, b in zip(found, exact.tolist(), strict=False))
+    exact = [math.fsum((row.double() * other.double()).tolist()) for row in memory[:used] for other in (memory[6], memory[7], grad_new)]
+    assert all(abs(a - b) <= 1e-13 * largest for a, b in zip(found, exact, strict=False))
 
 
 @NEEDED
@@ -59,7 +60,8 @@ def test_combine_and_correct(n: int, dtype: torch.dtype) -> None:
     out, other = torch.empty_like(grad), torch.empty_like(grad)
     square, wanted = kernels.combine_(memory, chosen, weights, -0.7, grad, out), twins.combine_(memory, chosen, weights, -0.7, grad, other)
     assert torch.allclose(out, other, rtol=0, atol=32 * torch.finfo(dtype).eps * float(memory.abs().max()))
-    assert close(square, wanted, 16 * wanted, dtype) and close(square, float(out.double() @ out.double()), square, torch.float64)
+    assert close(square, wanted, 16 * wanted, dtype)
+    assert close(square, math.fsum(out.double().square().tolist()), square, torch.float64)  # exact
     moved = grad.clone()
     value, expected = kernels.correct_(grad, memory[0], memory[1], origin), twins.correct_(moved, memory[0], memory[1], origin)
     assert torch.equal(grad, moved), "the bits of the corrected gradient"
