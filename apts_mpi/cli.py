@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from apts_mpi import __version__, bench_cli, data_cli, job_cli, scale_cli, settings, tune_cli
-from apts_mpi.train_settings import read_settings
+from apts_mpi.train_settings import read_settings, unread
 
 if TYPE_CHECKING:
     from apts_mpi.config import Config
@@ -177,7 +177,10 @@ def shared_config(read: Callable[[], settings.Settings], comm: Communicator) -> 
     verdict = ""
     if comm.rank == 0:
         try:
-            verdict = settings.to_json(read().config)
+            found = read()
+            for words in unread(found):
+                print(f"note: {words}", file=sys.stderr)
+            verdict = settings.to_json(found.config)
         except settings.SettingsError as error:
             complain(str(error))
     verdict = comm.share(verdict)

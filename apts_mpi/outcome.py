@@ -39,8 +39,8 @@ class Result:
     """How a run ended; the same on all ranks."""
 
     status: Status
-    theta: Tensor  # (n,), the final parameters
-    steps: list[StepInfo]  # one per outer iteration, those before a resumption too
+    theta: Tensor = field(repr=False)  # (n,), the final parameters
+    steps: list[StepInfo] = field(repr=False)  # one per outer iteration, those before a resumption too
     accuracy: float  # per cent of the test set; nan without one
     loss: float  # training loss, last known
     passes: float  # gradient evaluations, in passes over the training set

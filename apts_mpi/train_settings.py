@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from apts_mpi import settings
 from apts_mpi.config import Config
+from apts_mpi.identity import knows
 
 AVERAGES = ("solver.average", "baseline.average")  # of apts, and of the other methods
 CODE = ("model.name", "model.loss")  # package.module:attribute in them is imported, and so run
@@ -32,6 +33,14 @@ def checked(found: settings.Settings) -> settings.Settings:
             told = f"{found.sources[name]} names code that would be run, {name} = {values[name]!r}"
             raise settings.SettingsError(f"{told}; if you trust it, type --{name} {values[name]} as well")
     return found
+
+
+def unread(found: settings.Settings) -> list[str]:
+    """What was typed, or set in the environment, and changes nothing in a run of this method, in words."""
+    config = found.config
+    by = config.method + (f" with local.solver {config.local.solver}" if config.method == "apts" else "")
+    typed = {name: source for name, source in found.sources.items() if source.startswith(("command line", "environment"))}
+    return [f"{name} ({source}) is not read by {by}" for name, source in typed.items() if not knows(config, name)]
 
 
 def typed_code(config: Config) -> list[str]:

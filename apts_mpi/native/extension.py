@@ -12,10 +12,13 @@ SWITCH = "APTS_NATIVE"  # 0: the torch twins serve; 1: the kernels must be there
 
 @cache
 def extension() -> ModuleType | None:
-    """The compiled module, or None where the torch twins serve; ImportError if APTS_NATIVE=1 and there is none, or it is no known value."""
+    """The compiled module, or None where the torch twins serve.
+
+    ImportError if APTS_NATIVE=1 and there is none; ValueError if it is neither empty nor 0 nor 1.
+    """
     wish = os.environ.get(SWITCH, "")
     if wish not in ("", "0", "1"):
-        raise ImportError(f"{SWITCH} must be 0, 1 or empty, got {wish!r}")
+        raise ValueError(f"{SWITCH} must be 0, 1 or empty, got {wish!r}")
     if wish == "0":
         return None
     try:

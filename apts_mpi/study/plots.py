@@ -26,14 +26,15 @@ _ACROSS = (("iteration", "outer iteration"), ("passes", "gradient evaluations, p
 
 
 def draw(runs: Sequence[Run], out: Path) -> None:
-    """Draw ``runs`` into ``out``; its ending chooses PNG, PDF or SVG. ValueError, ModuleNotFoundError."""
+    """Draw ``runs`` that have begun into ``out``; its ending chooses PNG, PDF or SVG. ValueError, ModuleNotFoundError."""
     if out.suffix.lower() not in KINDS:
         raise ValueError(f"a picture ends in {', '.join(KINDS)}, got {str(out)!r}")
-    empty = [str(run.path) for run in runs if not count(run)]
-    if empty or not runs:
-        raise ValueError(f"no iteration on record in {', '.join(empty) or 'no run at all'}; nothing to draw")
-    figure = _figure(runs)
-    figure.savefig(out, dpi=150)
+    begun = [run for run in runs if count(run)]
+    if not begun:
+        raise ValueError(f"no iteration on record in {', '.join(str(run.path) for run in runs) or 'no run at all'}; nothing to draw")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {out.absolute().parent} for the picture; make it, or name another one")
+    _figure(begun).savefig(out, dpi=150)
 
 
 def _figure(runs: Sequence[Run]) -> Figure:
@@ -102,7 +103,15 @@ def labels(runs: Sequence[Run]) -> list[str]:
     """The runs' names, with the folder before them where two are the same; unfinished and emulated ones say so."""
     names = [run.name for run in runs]
     full = [str(run.path) if names.count(run.name) > 1 else run.name for run in runs]
-    return [name + _marks(run) for name, run in zip(full, runs, strict=True)]
+    made = [_made(run) if len(runs) > 1 else "" for run in runs]
+    return [name + what + _marks(run) for name, what, run in zip(full, made, runs, strict=True)]
+
+
+def _made(run: Run) -> str:
+    """By which method, for a person who compares runs whose names are times."""
+    known = {"method": "", "preset": "default"} | config(run)
+    named = [known["method"], *([known["preset"]] if known["method"] == "apts" and known["preset"] != "default" else [])]
+    return f", {' '.join(named)}" if known["method"] else ""
 
 
 def _marks(run: Run) -> str:

@@ -126,6 +126,7 @@ def provenance(facts: Mapping[str, Any]) -> list[str]:
         "MPI": str(facts.get("mpi_library", "")).partition("\n")[0][:80],
         "hosts": ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else ""),
         "devices": ", ".join(devices),
+        "kernels": facts.get("native"),
         "ranks": f"{facts.get('ranks', '?')}, threads of each: {facts.get('threads_per_rank', '?')}",
         "network": facts.get("emulated_network"),
         "data": facts.get("data_fingerprint"),

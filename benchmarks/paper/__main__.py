@@ -86,7 +86,7 @@ def main() -> int:
         return 0
     fallen = report.make(names, known, asked.what in ("all", "report"), say)
     for words in fallen:
-        say(f"NOT MET: {words}")
+        say(words)
     if failed:
         say(f"{failed} runs failed or are missing")
     return int(bool(fallen or failed))

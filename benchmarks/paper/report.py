@@ -10,7 +10,7 @@ from paper import bars, beyond, figures, repeated, targets, tuning, variants
 from paper.cases import READ
 from paper.published import read_published
 from paper.store import Store
-from paper.table import Table, write
+from paper.table import Row, Table, write
 
 TABLES: dict[str, tuple[str, ...]] = {  # by experiment
     "bars": ("bars",), "presets": ("presets",), "tuning": ("tuning", "tuning-rows"), "adam": ("adam",), "ablation": ("ablation",),
@@ -45,7 +45,7 @@ def make(names: Sequence[str], known: Context, whole: bool, say: Callable[[str],
     """Write and print the tables, draw the figures, with ``whole`` put them together in report.md; the bars that are not met."""
     found = tables(names, known)
     write(found, known.results)
-    for table in found:
+    for table in () if whole else found:
         say(f"\n{table.markdown()}")
     drawn: dict[str, list[Path]] = {}
     for name in [name for name in names if name in figures.FIGURES]:
@@ -54,9 +54,11 @@ def make(names: Sequence[str], known: Context, whole: bool, say: Callable[[str],
         drawn[name] = figures.draw(name, known.epochs, known.store, known.published, known.results)
         say("\n".join(f"{path}" for path in drawn[name]) or f"{name}: no runs yet")
     if whole:
-        (known.results / "report.md").write_text(together(found, drawn), encoding="utf-8")
+        page = known.results / "report.md"
+        page.write_text(together(found, drawn), encoding="utf-8")
+        say(f"{page}: {len(found)} tables")
     there = {table.name for table in found}
-    return [f"{name}: no runs yet" for name in names if name in JUDGED and name not in there] + fallen(found)
+    return [f"no verdict: {name}: no runs yet" for name in names if name in JUDGED and name not in there] + fallen(found)
 
 
 def together(found: Sequence[Table], drawn: dict[str, list[Path]]) -> str:
@@ -79,8 +81,13 @@ CAPTION = (
 
 
 def fallen(found: Sequence[Table]) -> list[str]:
-    """The bars that are not met, in words; one without a verdict is not met."""
-    return [f"{table.title}: " + ", ".join([row["problem"], *([row["method"]] if row.get("method") else []),
-                                            *([f"N = {row['subdomains']}"] if row.get("subdomains") else [])])
-            + (", no verdict yet" if row["met"] is None else "")
+    """The bars that are not met, in words; one without a verdict, because runs are missing, is not met."""
+    return [("no verdict: " if row["met"] is None else "NOT MET: ") + f"{table.title}: " + ", ".join(_row(row))
             for table in found for row in table.rows if "met" in row and row["met"] is not True]  # fmt: skip
+
+
+def _row(row: Row) -> list[str]:
+    """Which row it is."""
+    found = [row["problem"], row.get("method"), f"N = {row['subdomains']}" if row.get("subdomains") else "", row.get("budget")]
+    seeds = f"{row['runs']} seeds" if row["met"] is None and isinstance(row.get("runs"), int) else ""
+    return [words for words in (*found, seeds) if words]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,17 @@ def test_what_the_picture_holds(tmp_path: Path) -> None:
     assert axes[1].get_lines()[0].get_xdata()[2] == 14.0  # type: ignore[index]
 
 
+def test_runs_that_are_compared_are_named_with_their_methods(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from apts_mpi.study.plots import labels
+
+    run = read_run(make(tmp_path / "a"))
+    runs = [replace(run, config=f'method = "{method}"\npreset = "{preset}"\n') for method, preset in
+            (("adam", "default"), ("apts", "default"), ("apts", "lsr1"))]  # fmt: skip
+    assert [label.rpartition("a, ")[2] for label in labels(runs)] == ["adam", "apts", "apts lsr1"]
+    assert labels(runs[:1]) == ["a"]
+
+
 def test_the_default_picture_lies_in_the_first_run(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = make(tmp_path / "a")
@@ -183,7 +195,10 @@ def test_refusals_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match=r"ends in \.png, \.pdf"):
         plot_runs([path], tmp_path / "x.docx")
     with pytest.raises(ValueError, match="no iteration on record in .*empty"):
-        plot_runs([path, make(tmp_path / "empty", 0)])
+        plot_runs([make(tmp_path / "empty", 0)])
+    assert plot_runs([path, tmp_path / "empty"]).is_file()  # what has begun is drawn
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere for the picture"):
+        plot_runs([path], tmp_path / "nowhere" / "x.png")
     with pytest.raises(ValueError, match="at least one run"):
         plot_runs([])
     with pytest.raises(FileNotFoundError, match="is no run directory"):

@@ -128,7 +128,7 @@ def test_a_figure_without_runs_is_no_picture_and_no_error(tmp_path: Path) -> Non
     assert figures.draw("figure1", 6, Store(tmp_path), tmp_path / "none.csv", tmp_path) == []
     said: list[str] = []
     known = report.Context(Store(tmp_path), 3, 25, tmp_path / "none.csv", tmp_path / "results")
-    assert report.make(tuple(report.TABLES), known, True, said.append) == [f"{name}: no runs yet" for name in report.JUDGED]
+    assert report.make(tuple(report.TABLES), known, True, said.append) == [f"no verdict: {name}: no runs yet" for name in report.JUDGED]
     assert (tmp_path / "results" / "report.md").read_text().startswith("# The paper")
 
 

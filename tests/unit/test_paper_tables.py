@@ -160,7 +160,9 @@ def test_seeds_of_several_sources_get_no_verdict() -> None:
     found = row(curve([99] * 4), curve([99] * 4, 1000, source="t"))
     assert found["met"] is None and str(found["method"]).endswith("(seeds of several sources)")
     table = Table("t", "Title", "", {}, [found, {"problem": "p", "method": "m", "met": True}, {"problem": "p", "method": "n"}])
-    assert fallen([table]) == [f"Title: {found['problem']}, {found['method']}, N = 2, no verdict yet"]
+    budget = "4 iterations, 7 reductions"
+    assert fallen([table]) == [f"no verdict: Title: {found['problem']}, {found['method']}, N = 2, {budget}, 2 seeds"]
+    assert fallen([Table("t", "Title", "", {}, [{"problem": "p", "met": False}])]) == ["NOT MET: Title: p"]
     place, changed = variants.Place("mnist-10k", 2, Limits(iterations=2)), variants.Variant("x", "with x", "--local.passes 3")
     runs = {changed.case(place).name: [curve([1, 2]), curve([1, 3], 1000, source="t")]}
     assert "several sources" in variants.table("t", "T", "", (variants.OURS, changed), (place,), MadeUp(runs))[0].rows[1][place.title]
@@ -273,9 +275,9 @@ def test_what_a_method_does_not_know_makes_no_other_run_of_it(method: Method) ->
     assert "solver.subdomains" in known and {"data.batch", "model.name", "run.seed", "method"} <= known and "preset" not in known
     assert ("baseline.average" in known) == (method != "apts")
     if method == "apts":
-        assert parts <= known and parts - set(identity.asked(["--preset", "paper"])) == {
-            "local.chunk", "local.chunks_min", "local.chunks_max", "local.passes", "local.momentum",
-        }  # fmt: skip
+        sweep = {"local.chunk", "local.chunks_min", "local.chunks_max", "local.passes", "local.momentum"}
+        assert parts - known == {"local.iters", "local.radius_start", "local.carry"}
+        assert parts - set(identity.asked(["--preset", "paper"])) == sweep
     elif method == "trust-region":
         assert beside <= known and not {"local.solver", "local.iters", "solver.average", "trust_region.reached"} & known
     else:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apts_mpi import settings
+from apts_mpi import settings, train_settings
 from apts_mpi.config import Config, ModelConfig, RunConfig, StopConfig
 from apts_mpi.presets import PRESETS, preset
 from apts_mpi.settings import SettingsError, from_environment, from_file, from_options, resolve
@@ -123,6 +123,16 @@ def test_texts_become_values(option: str, text: str, value: object) -> None:
     found = settings.values(resolve(from_options([(option, text)])).config)[option]
     assert found == value
     assert type(found) is type(value)
+
+
+def test_what_a_method_does_not_read_is_told() -> None:
+    typed = [("local.iters", "3"), ("baseline.lr", "0.5"), ("local.passes", "2"), ("stop.epochs", "1")]
+    told = train_settings.unread(resolve(from_environment({"APTS_LOCAL__CARRY": "false"}), from_options(typed)))
+    assert [words.split()[0] for words in told] == ["local.iters", "local.carry", "baseline.lr"]
+    assert told[0] == "local.iters (command line --local.iters) is not read by apts with local.solver sweep"
+    assert [words.split()[0] for words in train_settings.unread(resolve(from_options([*typed, ("method", "adam")])))] == [
+        "local.iters", "local.passes",
+    ]  # fmt: skip
 
 
 def test_the_switch_of_the_kernels_is_no_setting() -> None:
