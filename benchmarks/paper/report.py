@@ -34,7 +34,7 @@ class Context:
 def tables(names: Sequence[str], known: Context) -> list[Table]:
     """The tables of some experiments; those without runs are left out."""
     store, seeds = known.store, known.seeds
-    found = repeated.tables(known.epochs, store, read_published(known.published))
+    found = repeated.tables(known.epochs, store, read_published(known.published)) if known.published.is_file() else []
     found += [*bars.tables(store, seeds), *tuning.tables(store, seeds), *targets.tables(store, seeds), *variants.tables(store)]
     found += beyond.tables(store) if "beyond" in names else []  # it evaluates networks
     wanted = {table for name in names for table in TABLES.get(name, ())}
@@ -50,7 +50,7 @@ def make(names: Sequence[str], known: Context, whole: bool, say: Callable[[str],
     drawn: dict[str, list[Path]] = {}
     for name in [name for name in names if name in figures.FIGURES]:
         if not known.published.is_file():
-            say(f"{known.published} is not there: figures without the published curves")
+            say(f"{known.published} is not there: no table and no figure beside the published curves; give it with --published")
         drawn[name] = figures.draw(name, known.epochs, known.store, known.published, known.results)
         say("\n".join(f"{path}" for path in drawn[name]) or f"{name}: no runs yet")
     if whole:

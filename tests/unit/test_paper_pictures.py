@@ -122,6 +122,8 @@ def test_every_picture_of_a_figure_is_drawn_and_small(tmp_path: Path, monkeypatc
     paths = figures.draw("figure1", 6, Synthetic(tmp_path), published, tmp_path / "out")
     assert len(paths) == 4 and all(path.read_bytes()[:4] == b"\x89PNG" and path.stat().st_size <= 150_000 for path in paths)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
+    alone = figures.draw("figure1", 6, Synthetic(tmp_path), tmp_path / "none.csv", tmp_path / "alone")
+    assert {path.name for path in paths} - {path.name for path in alone} == {"figure1-mnist-full-sigmoid-sum.png"}
 
 
 def test_a_figure_without_runs_is_no_picture_and_no_error(tmp_path: Path) -> None:
@@ -138,5 +140,5 @@ def test_the_report_has_every_table_and_figure(tmp_path: Path, monkeypatch: pyte
     known = report.Context(Synthetic(tmp_path), 2, 6, tmp_path / "none.csv", tmp_path)
     fallen = report.make((*(name for name in report.TABLES if name != "beyond"), *figures.FIGURES), known, True, said.append)
     text = (tmp_path / "report.md").read_text()
-    assert text.count("![") == 4 and "without the published curves" in "\n".join(said) and any("MNIST" in words for words in fallen)
+    assert text.count("![") == 4 and "beside the published curves" in "\n".join(said) and any("MNIST" in words for words in fallen)
     assert [title for title in ("## The bars", "## No tuning", "## To the target", "## Figure 1") if title not in text] == []
