@@ -140,6 +140,9 @@ class APTS:
         else:
             torch.add(self.theta, self._step, out=self._trial)
             before = self._loss.here
+            largest = 0.5 * math.sqrt(before.grad_square) * self.radius  # what paths of this length that are straight would be good for
+            if self._local.full_length and predicted <= self._eps * abs(before.loss) < largest:
+                predicted = math.nan  # they came back to where they began: the ball is too large, and nothing has converged
             verdict = self._judge_trial(predicted, gradient=self._model is not None or self._objective.batches == 1)
             after = self._loss.here if verdict.accepted else self._loss.there
             if self._metric is not None and after.finite:

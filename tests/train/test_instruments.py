@@ -68,7 +68,7 @@ def test_an_emulated_network_costs_time_alone_and_is_marked(tmp_path: Path, caps
     assert sums.mean >= sums.calls * 2 * 2e-3  # two latencies in a row at P = 4
     assert found.provenance["emulated_network"] == MARK and plain.provenance["emulated_network"] == ""
     assert any(MARK in line for line in tables.provenance(found.provenance))
-    assert plots.labels([found, plain]) == [f"slow ({MARK})", "real"]
+    assert plots.labels([found, plain]) == [f"slow, apts lsr1 ({MARK})", "real, apts lsr1"]
 
 
 def test_waiting_is_told_from_sending_only_when_asked(tmp_path: Path) -> None:

@@ -96,10 +96,11 @@ def test_stationary_start() -> None:
     assert len(result.steps) == 1 and result.loss == 0 and float(result.theta) == 0
 
 
-def test_converged_at_the_minimum_of_a_quadratic() -> None:
+@pytest.mark.parametrize("radius", [1.0, 100.0])  # 100: steps forth and back, which end where they began
+def test_converged_at_the_minimum_of_a_quadratic(radius: float) -> None:
     """The mean of numbers that are no zero residual: the predicted decrease ends below the rounding of f."""
     targets = torch.arange(8.0).view(8, 1)
-    result = run(Scalar(0.3), (torch.ones(8, 1), targets), "mse", stop={"epochs": 500})
+    result = run(Scalar(0.3), (torch.ones(8, 1), targets), "mse", stop={"epochs": 500}, trust_region={"radius_init": radius})
     assert result.status in (Status.CONVERGED, Status.STATIONARY) and result.exit_code == 0 and len(result.steps) < 100
     assert float(result.theta) == pytest.approx(3.5, abs=1e-3)
 
