@@ -179,7 +179,7 @@ def shared_config(read: Callable[[], settings.Settings], comm: Communicator) -> 
         try:
             found = read()
             for words in unread(found):
-                print(f"note: {words}", file=sys.stderr)
+                say(f"note: {words}", "yellow", sys.stderr)
             verdict = settings.to_json(found.config)
         except settings.SettingsError as error:
             complain(str(error))

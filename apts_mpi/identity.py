@@ -15,7 +15,7 @@ PARTS = ("solver.", "trust_region.", "local.", "global_step.")  # of APTS
 GLOBAL = ("trust_region.", "global_step.", "local.gamma")  # of them, what the global trust region alone has too
 METRIC = "local.memory"  # which a sweep has in full batch alone
 SWEEP = ("local.chunk", "local.passes", "local.momentum")  # what other local solvers do not have
-STEPS = ("local.iters", "local.radius_start", "local.carry")  # what a sweep does not have
+BUT_SWEEP = ("local.iters", "local.radius_start", "local.carry")  # what a sweep does not have
 
 
 def binds(name: str, config: Config) -> bool:
@@ -31,7 +31,7 @@ def knows(config: Config, name: str) -> bool:
         if name.startswith("baseline."):
             return False
         if config.local.solver == "sweep":
-            return name not in STEPS and (name != METRIC or not config.data.batch)
+            return name not in BUT_SWEEP and (name != METRIC or not config.data.batch)
         return not name.startswith(SWEEP)
     if config.method == "trust-region" and name.startswith(GLOBAL):
         return name != "trust_region.reached"  # of the ball

@@ -134,7 +134,7 @@ def _watched(
     from apts_mpi.parallel.handshake import handshake, together
 
     comm.configure(config.comm.reduction, config.comm.count_limit)
-    together(comm, native.extension)
+    kernels = together(comm, native.extension)
     device = choose_device(config.run.device, comm, config.run.share_gpu)
     threads = set_threads(config.run.threads, comm)
     if device.type == "cuda":
@@ -148,7 +148,7 @@ def _watched(
     problem = together(comm, lambda: assembly.build(data, module(data), loss, config, comm, device))
     # Each rank computes the global step for itself: with other arithmetic it would end elsewhere.
     arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
-    if native.extension() is not None:
+    if kernels is not None:
         arithmetic += f", kernels {native.state()}"
     model = {"layout of the parameters": problem.flat.layout, "frozen parameters and buffers": problem.flat.fixed}
     handshake(comm, {**model, "data": data.fingerprint, "arithmetic": arithmetic})

@@ -81,7 +81,7 @@ fresh_venv() { # fresh_venv VENV: make it unless it stands here and its Python r
     rm -rf -- "$1" && mkdir -- "$1" && printf '%s\n' "$1" >"$1/place" && "$python" -m venv "$1" || fail "cannot make $1"
 }
 
-environment() { # environment VENV EXTRAS: the package in VENV, editable, its kernels compiled where there is a compiler; a second call sees changed sources
+environment() { # environment VENV EXTRAS: the package in VENV, editable, so that a second call sees changed sources; kernels if they compile
     local venv=$1 extras=$2 stamp
     stamp=$(stamp_of "$extras")
     [ "$(cat -- "$venv/stamp" 2>/dev/null)" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null && return

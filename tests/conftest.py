@@ -16,7 +16,7 @@ for name in [name for name in os.environ if name.startswith("APTS_") and name no
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no finding
+    hypothesis.settings.register_profile("suite", deadline=5000)  # ms: a busy machine is no finding
     hypothesis.settings.load_profile("suite")
     if faults:
         from faults.recording import Recorder

@@ -2,8 +2,9 @@
 # Every check there is: bash tests/run.sh [--openmpi] [-- PYTEST ARGUMENTS]
 #
 # ruff, mypy, a small form of the experiments of benchmarks/paper, the wheel with and without a compiler, the kernels under
-# sanitizers, the unit tests, the parallel tests at 1, 2, 3 and 4 ranks under MPICH (with --openmpi or CI=true under Open MPI too), coverage over all of them, and whether every line of the fault
-# list is shown (tests/faults/run.sh runs these tests alone). Makes its own environments; ends with "N passed, N failed".
+# sanitizers, the unit tests, the parallel tests at 1, 2, 3 and 4 ranks under MPICH (with --openmpi or CI=true under Open MPI
+# too), coverage over all of them, and whether every line of the fault list is shown (tests/faults/run.sh runs these tests
+# alone). Makes its own environments; ends with "N passed, N failed".
 set -uo pipefail
 openmpi=${CI:-false}
 while [ $# -gt 0 ]; do

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ENVIRONMENT, BUG = 4, 1  # exit codes
 COURTESY = 2.0  # s that rank 0 has to speak for all
 TURN = 1.0  # s more for each higher rank, so that one of them speaks, not all; FORWARDING, and what a busy machine delays
-TURNS = 4  # ranks that take turns
+TURNS = 8  # ranks that take turns
 LAST = 6.0  # s in which the rest of an abort must be over
 FORWARDING = 0.4  # s for the launcher to pass words on: MPICH's mpiexec drops what is still under way when the abort arrives
 

@@ -140,18 +140,19 @@ class APTS:
         else:
             torch.add(self.theta, self._step, out=self._trial)
             before = self._loss.here
-            largest = 0.5 * math.sqrt(before.grad_square) * self.radius  # what paths of this length that are straight would be good for
-            if self._local.full_length and predicted <= self._eps * abs(before.loss) < largest:
-                predicted = math.nan  # they came back to where they began: the ball is too large, and nothing has converged
-            verdict = self._judge_trial(predicted, gradient=self._model is not None or self._objective.batches == 1)
+            straight = 0.5 * math.sqrt(before.grad_square) * self.radius  # what paths of full length predict that do not turn back
+            verdict = self._judge_trial(
+                predicted, gradient=self._model is not None or self._objective.batches == 1,
+                promise=straight if self._local.full_length else 0.0,
+            )  # fmt: skip
             after = self._loss.here if verdict.accepted else self._loss.there
             if self._metric is not None and after.finite:
                 with self._timers(timing.MODEL):
                     self._metric.observe(self._step, before.grad, after.grad)
         shared = self._config.solver.radius == "shared"
         length = norm(self._step)
-        straight = self._local.full_length and self._config.solver.combine == "mean" and not shared  # is the ball as long as the paths?
-        grow = leap(length, self.radius) if straight else 0.0
+        as_long = self._local.full_length and self._config.solver.combine == "mean" and not shared  # is the ball as long as the paths?
+        grow = leap(length, self.radius) if as_long else 0.0
         reached = shared or local.length >= self._config.trust_region.reached * self.radius
         self.radius = self._next_radius(self.radius, verdict, reached, grow)
         if shared:
@@ -180,10 +181,10 @@ class APTS:
             self.radius = self.global_radius
         return verdict, radius
 
-    def _judge_trial(self, predicted: float, gradient: bool) -> Verdict:
+    def _judge_trial(self, predicted: float, gradient: bool, promise: float = 0.0) -> Verdict:
         """Evaluate the trial point and, if it is accepted, make it the current one; else theta stays, bit for bit."""
         here, there = self._loss.here, self._loss.evaluate(self._trial, gradient)
-        verdict = judge(here.loss - there.loss, predicted, here.loss, there.finite, self._config.trust_region, self._eps)
+        verdict = judge(here.loss - there.loss, predicted, here.loss, there.finite, self._config.trust_region, self._eps, promise)
         with self._timers(timing.ACCEPT):
             if verdict.accepted:
                 self.theta.copy_(self._trial)

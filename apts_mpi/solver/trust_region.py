@@ -21,19 +21,22 @@ class Verdict:
     nonfinite: bool  # trial value or gradient not finite
 
 
-def judge(actual: float, predicted: float, loss: float, finite: bool, config: TrustRegionConfig, eps: float) -> Verdict:
+def judge(
+    actual: float, predicted: float, loss: float, finite: bool, config: TrustRegionConfig, eps: float, promise: float = 0.0,
+) -> Verdict:  # fmt: skip
     """Compare the decrease with the predicted one: rho = actual / predicted, accepted if rho >= eta0.
 
     ``loss`` is f before the step, ``finite`` whether the trial value and gradient are, ``eps`` the rounding
     unit of the dtype that f is evaluated in. ``predicted`` <= 0 or nan: rejected. ``predicted`` below
-    eps |loss|: converged, because rho would be a ratio of rounding errors.
+    eps |loss|: converged, because rho would be a ratio of rounding errors; but rejected if ``promise``, the
+    most that a step of this radius might have predicted, is above it: then the step came to nothing, not the slope.
     """
     if not (finite and math.isfinite(actual)):
         return Verdict(math.nan, accepted=False, converged=False, nonfinite=True)
     if not (math.isfinite(predicted) and predicted > 0):
         return Verdict(math.nan, accepted=False, converged=False, nonfinite=False)
     if predicted <= eps * abs(loss):
-        return Verdict(math.nan, accepted=False, converged=True, nonfinite=False)
+        return Verdict(math.nan, accepted=False, converged=promise <= eps * abs(loss), nonfinite=False)
     rho = actual / predicted
     return Verdict(rho, accepted=rho >= config.accept, converged=False, nonfinite=False)
 

@@ -26,15 +26,14 @@ _ACROSS = (("iteration", "outer iteration"), ("passes", "gradient evaluations, p
 
 
 def draw(runs: Sequence[Run], out: Path) -> None:
-    """Draw ``runs`` that have begun into ``out``; its ending chooses PNG, PDF or SVG. ValueError, ModuleNotFoundError."""
+    """Draw ``runs``, of which one at least has begun, into ``out``; its ending chooses PNG, PDF or SVG. ValueError, ModuleNotFoundError."""
     if out.suffix.lower() not in KINDS:
         raise ValueError(f"a picture ends in {', '.join(KINDS)}, got {str(out)!r}")
-    begun = [run for run in runs if count(run)]
-    if not begun:
+    if not any(count(run) for run in runs):
         raise ValueError(f"no iteration on record in {', '.join(str(run.path) for run in runs) or 'no run at all'}; nothing to draw")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {out.absolute().parent} for the picture; make it, or name another one")
-    _figure(begun).savefig(out, dpi=150)
+    _figure(runs).savefig(out, dpi=150)
 
 
 def _figure(runs: Sequence[Run]) -> Figure:
@@ -59,6 +58,8 @@ def _panel(panel: Axes, runs: Sequence[Run], across: str, name: str) -> None:
         style = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
         if across in run.columns and name in run.columns:
             _curve(panel, run, across, name, {**style, "label": label})
+        elif not count(run):
+            panel.plot([], [], label=label, color=style["color"], linestyle=style["linestyle"])
     quiet(panel)
     if name in ("loss", "radius"):
         panel.set_yscale("log")
@@ -117,4 +118,5 @@ def _made(run: Run) -> str:
 def _marks(run: Run) -> str:
     """What a reader must know about a curve: an unfinished run, a network that was not there."""
     network = run.provenance.get("emulated_network")
-    return (f" ({network})" if network else "") + ("" if run.completion else " (did not finish)")
+    ended = " (no iteration on record)" if not count(run) else "" if run.completion else " (did not finish)"
+    return (f" ({network})" if network else "") + ended

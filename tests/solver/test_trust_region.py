@@ -83,6 +83,12 @@ def test_prediction_below_rounding_is_converged_not_accepted() -> None:
     assert after(1e-30, 1e-30, loss=0.0)[0].accepted
 
 
+@pytest.mark.parametrize(("promise", "converged"), [(0.0, True), (0.9, True), (1.1, False), (1e9, False)])
+def test_a_step_that_came_to_nothing_where_there_was_a_slope_is_rejected(promise: float, converged: bool) -> None:
+    verdict = judge(1e-3, 0.5 * EPS * 100, 100.0, True, CONFIG, EPS, promise * EPS * 100)
+    assert math.isnan(verdict.rho) and verdict.converged == converged and not verdict.accepted and not verdict.nonfinite
+
+
 @pytest.mark.fault(14)
 @given(st.lists(st.tuples(st.floats(allow_nan=True), st.floats(allow_nan=True), st.booleans(), st.booleans()), max_size=30))
 @cases(0.05)

@@ -196,7 +196,8 @@ def test_refusals_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         plot_runs([path], tmp_path / "x.docx")
     with pytest.raises(ValueError, match="no iteration on record in .*empty"):
         plot_runs([make(tmp_path / "empty", 0)])
-    assert plot_runs([path, tmp_path / "empty"]).is_file()  # what has begun is drawn
+    assert plot_runs([path, tmp_path / "empty"]).is_file()  # what has begun is drawn, and the legend names what has not
+    assert labels([read_run(path), read_run(tmp_path / "empty")])[1].endswith(" (no iteration on record)")
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere for the picture"):
         plot_runs([path], tmp_path / "nowhere" / "x.png")
     with pytest.raises(ValueError, match="at least one run"):
