@@ -1,12 +1,20 @@
 #!/usr/bin/env bash
-# The kernels under AddressSanitizer and UndefinedBehaviorSanitizer: bash tests/sanitize.sh   (of an environment with the tests' requirements)
+# The kernels under sanitizers: bash tests/sanitize.sh   (of an environment with the tests' requirements)
 #
-# Not under ThreadSanitizer: GCC's OpenMP run time is not instrumented, so that it would take every barrier for a race.
+# First without Python (tests/native), those of a GPU emulated by threads, under ThreadSanitizer and under AddressSanitizer; then the module
+# and its tests under AddressSanitizer and UndefinedBehaviorSanitizer. ThreadSanitizer is not for the module: GCC's OpenMP run time is not
+# instrumented, so that it would take every barrier for a race; tests/native shares the same blocks out to threads of its own.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 command -v -- "${CXX:-c++}" >/dev/null || { echo "no C++ compiler: nothing to look at"; exit 0; }
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
+
+for kind in thread address,undefined; do
+    "${CXX:-c++}" -std=c++17 -O1 -g -fsanitize=$kind -fno-sanitize-recover=all -I"$root/apts_mpi/native/src" -Wall -Wextra -Wno-psabi -pthread \
+        "$root/tests/native/check.cpp" -o "$work/check"
+    setarch -R "$work/check" # ThreadSanitizer of GCC 12 does not know the widest random addresses of newer kernels
+done
 
 python3 -m venv "$work/tools"
 "$work/tools/bin/python" -m pip install -q --disable-pip-version-check --no-input cmake nanobind

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The wheel with a C++ compiler, where there is one, and without: bash tests/wheels.sh   (the first python3 on PATH; asks the package index)
+# The wheel without a compiler, with a C++ compiler and with a CUDA compiler, where there is one: bash tests/wheels.sh   (the first python3 on PATH; asks the package index)
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 work=$(mktemp -d)
@@ -25,9 +25,20 @@ CXX=$work/none wheel without
 expect "nothing was compiled" "$(state without)"
 [ ! -e "$work/without/content/apts_mpi/native/src" ] || { echo "sources of kernels in the wheel" >&2; exit 1; }
 if command -v -- "${CXX:-c++}" >/dev/null; then
-    wheel with
+    CUDACXX=$work/none wheel with
     expect "compiled, " "$(state with)"
     expect "APTS_NATIVE=0" "$(state with APTS_NATIVE=0)"
+    case $(state with) in *CUDA*) echo "kernels for GPUs without a CUDA compiler" >&2; exit 1 ;; esac
+    if command -v -- "${CUDACXX:-nvcc}" >/dev/null; then
+        wheel cuda
+        expect ", CUDA" "$(state cuda)"
+        if ldd "$work"/cuda/content/apts_mpi/native/_kernels.*.so | grep -E 'libcudart|libtorch|libmpi'; then
+            echo "the kernels need a library that users may not have" >&2
+            exit 1
+        fi
+    else
+        echo "no CUDA compiler: the wheel with kernels for GPUs was not built"
+    fi
 else
     echo "no C++ compiler: the wheel with kernels was not built"
 fi

@@ -35,4 +35,4 @@ def state() -> str:
     if os.environ.get(SWITCH) == "0":
         return f"torch twins, {SWITCH}=0"
     module = extension()
-    return f"compiled, {module.level()}" if module else "torch twins, nothing was compiled"
+    return f"compiled, {module.level()}{', CUDA' if module.cuda else ''}" if module else "torch twins, nothing was compiled"

@@ -1,4 +1,4 @@
-"""The facade: the compiled kernel for float32 and float64 in host memory if there is one, else its torch twin.
+"""The facade: a compiled kernel for float32 and float64 in host memory, or on an NVIDIA GPU, if there is one, else its torch twin.
 
 All tensors contiguous, of one dtype and device, (n,) or, the memory, (rows, n). ValueError for a shape that does not fit, TypeError
 for a dtype, device or layout. Sums of the compiled kernels are float64 in an order that does not depend on the number of threads.
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apts_mpi.native import twins
+from apts_mpi.native import device, twins
 from apts_mpi.native.extension import extension
 
 
@@ -26,18 +26,22 @@ def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tens
     _fits(memory, grad, grad_new)
     if not (0 <= used <= len(memory) and 0 <= spare < len(memory) - 1):
         raise ValueError(f"rows {used} and {spare} do not fit a memory of {len(memory)} rows")
+    if serves and memory.is_cuda:
+        return device.observe_(memory, used, spare, grad, grad_new)
     if serves:
         found: list[float] = serves.observe_(memory, used, spare, grad, grad_new, torch.get_num_threads())
         return found
     return twins.observe_(memory, used, spare, grad, grad_new)
 
 
-def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], factor: float, grad: Tensor, out: Tensor) -> float:
-    """out = ``factor`` grad + sum_i weights[i] memory[chosen[i]]; returns out'out. One pass."""
+def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], factor: float, grad: Tensor, out: Tensor) -> float | Tensor:
+    """out = ``factor`` grad + sum_i weights[i] memory[chosen[i]]; returns out'out, on a GPU as a 0-d tensor there. One pass."""
     serves = _serves(memory, grad, out)
     _fits(memory, grad, out)
     if len(chosen) != len(weights) or not all(0 <= row < len(memory) for row in chosen):
         raise ValueError(f"rows {list(chosen)} with {len(weights)} weights do not fit a memory of {len(memory)} rows")
+    if serves and memory.is_cuda:
+        return device.combine_(memory, chosen, weights, factor, grad, out)
     if serves:
         return float(serves.combine_(memory, list(chosen), list(weights), factor, grad, out, torch.get_num_threads()))
     return twins.combine_(memory, chosen, weights, factor, grad, out)
@@ -48,6 +52,8 @@ def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) ->
     serves = _serves(grad, correction, theta, origin)
     if not grad.shape == correction.shape == theta.shape == origin.shape or grad.dim() != 1:
         raise ValueError("need four vectors of one length")
+    if serves and grad.is_cuda:
+        return device.correct_(grad, correction, theta, origin)
     if serves:
         return float(serves.correct_(grad, correction, theta, origin, torch.get_num_threads()))
     return twins.correct_(grad, correction, theta, origin)
@@ -55,7 +61,10 @@ def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) ->
 
 def compiled(like: Tensor) -> bool:
     """Do the compiled kernels serve tensors such as ``like``?"""
-    return extension() is not None and like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64) and like.numel() > 0
+    module = extension()
+    if module is None or like.dtype not in (torch.float32, torch.float64) or like.numel() == 0:
+        return False
+    return like.device.type == "cpu" or (like.is_cuda and bool(module.cuda) and torch.version.hip is None)
 
 
 def _serves(*tensors: Tensor) -> Any:

@@ -190,8 +190,10 @@ class LSR1:
         if kernels.compiled(out):
             s = self.pairs.s_rows(self.pairs.order)
             chosen, by = [*s.tolist(), *(s + 1).tolist()], [*combination.s.tolist(), *combination.y.tolist()]
-            length = math.sqrt(kernels.combine_(self.pairs.rows, chosen, by, combination.grad, grad, out))
-            if length > radius:
+            square = kernels.combine_(self.pairs.rows, chosen, by, combination.grad, grad, out)
+            if isinstance(square, Tensor):
+                out.mul_((radius / square.sqrt()).clamp(max=1.0).to(out.dtype))  # no synchronisation
+            elif (length := math.sqrt(square)) > radius:
                 out.mul_(radius / length)
             return
         weights = self._to_device(combination)

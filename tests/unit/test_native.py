@@ -109,6 +109,34 @@ def test_the_door() -> None:
         kernels.correct_(grad, grad, grad, grad[1:])
 
 
+def on_gpu(like: torch.device) -> bool:
+    return torch.cuda.is_available() and kernels.compiled(torch.zeros(1, device=like))
+
+
+@pytest.mark.skipif(not on_gpu(torch.device("cuda")), reason="no NVIDIA GPU, or kernels without CUDA; tests/native emulates one")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", LENGTHS)
+def test_on_a_gpu(n: int, dtype: torch.dtype) -> None:
+    host, grad, grad_new = case(n, dtype)
+    memory, g, h, out = (values.cuda() for values in (host, grad, grad_new, grad))
+    largest = float(host.double().square().sum(1).max()) * 8
+    pairs = zip(kernels.observe_(memory, 6, 6, g, h), twins.observe_(host, 6, 6, grad, grad_new), strict=True)
+    assert all(close(a, b, largest, dtype) for a, b in pairs)
+    assert torch.equal(memory.cpu(), host), "the bits of y"
+    square = kernels.combine_(memory, [0, 5], [0.5, -1.0], -0.7, g, out)
+    assert isinstance(square, torch.Tensor) and square.is_cuda
+    assert close(float(square), twins.combine_(host, [0, 5], [0.5, -1.0], -0.7, grad, grad.clone()), 16 * float(square), dtype)
+    assert close(kernels.correct_(g, memory[0], memory[1], h), twins.correct_(grad, host[0], host[1], grad_new), largest, dtype)
+    assert torch.equal(g.cpu(), grad), "the bits of the corrected gradient"
+
+
+@pytest.mark.skipif(not getattr(extension.extension(), "cuda", False), reason="kernels without CUDA")
+def test_kernels_of_a_gpu_refuse_memory_of_the_host() -> None:
+    vector, room = torch.zeros(8), torch.zeros(8, dtype=torch.float64)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        extension.extension().correct_cuda_(vector, vector, vector, vector, room, 0)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("wish", ["0", "1", "yes"])
 def test_the_switch(wish: str) -> None:
     code = "import sys\nfrom apts_mpi.native import extension\nsys.modules['apts_mpi.native._kernels'] = None\nprint(extension.state())"

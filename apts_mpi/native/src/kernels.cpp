@@ -77,6 +77,18 @@ INLINE void among(const double* const v[4], ptrdiff_t count, double* out) {
         }
 }
 
+// act(b) for all blocks; several threads, if there are to be several, take whole blocks
+template <class Act>
+void each_block(ptrdiff_t blocks, int threads, const Act& act) {
+#ifdef EACH_BLOCK  // threads that ThreadSanitizer can follow: tests/native
+    EACH_BLOCK(blocks, threads, act);
+#else
+    (void)threads;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (ptrdiff_t b = 0; b < blocks; ++b) act(b);
+#endif
+}
+
 template <class T>
 void observe_block(const Observe<T>& o, ptrdiff_t first, ptrdiff_t last, double* sums) {
     double s[CHUNK], y[CHUNK], g[CHUNK], old[CHUNK];
@@ -168,30 +180,34 @@ double correct_block(const Correct<T>& c, ptrdiff_t first, ptrdiff_t last) {
     return sum;
 }
 
+// sum(first, last, sums) for the columns of each block, `width` sums each; the total into the first row of `sums`
+template <class Sum>
+INLINE void in_blocks(ptrdiff_t n, ptrdiff_t width, int threads, double* sums, const Sum& sum) {
+    const ptrdiff_t blocks = (n + BLOCK - 1) / BLOCK;
+    each_block(blocks, threads, [&](ptrdiff_t b) { sum(b * BLOCK, (b + 1) * BLOCK < n ? (b + 1) * BLOCK : n, sums + b * width); });
+    pairwise(sums, 0, blocks, width);
+}
+
+template <class T>
+INLINE void observe(const Observe<T>& o, double* sums) {
+    in_blocks(o.n, 3 * o.used + 10, o.threads, sums, [&](ptrdiff_t first, ptrdiff_t last, double* at) { observe_block<T>(o, first, last, at); });
+}
+
+template <class T>
+INLINE void combine(const Combine<T>& c, double* sums) {
+    in_blocks(c.n, 1, c.threads, sums, [&](ptrdiff_t first, ptrdiff_t last, double* at) { *at = combine_block<T>(c, first, last); });
+}
+
+template <class T>
+INLINE void correct(const Correct<T>& c, double* sums) {
+    in_blocks(c.n, 1, c.threads, sums, [&](ptrdiff_t first, ptrdiff_t last, double* at) { *at = correct_block<T>(c, first, last); });
+}
+
 }  // namespace
 
-#define DEFINE(T)                                                                                                            \
-    void NAME(observe)(const Observe<T>& o, double* sums) {                                                                  \
-        const ptrdiff_t blocks = (o.n + BLOCK - 1) / BLOCK, stride = 3 * o.used + 10;                                        \
-        _Pragma("omp parallel for schedule(static) num_threads(o.threads) if (o.threads > 1)")                               \
-        for (ptrdiff_t b = 0; b < blocks; ++b)                                                                               \
-            observe_block<T>(o, b * BLOCK, (b + 1) * BLOCK < o.n ? (b + 1) * BLOCK : o.n, sums + b * stride);                \
-        pairwise(sums, 0, blocks, stride);                                                                                   \
-    }                                                                                                                        \
-    void NAME(combine)(const Combine<T>& c, double* sums) {                                                                  \
-        const ptrdiff_t blocks = (c.n + BLOCK - 1) / BLOCK;                                                                  \
-        _Pragma("omp parallel for schedule(static) num_threads(c.threads) if (c.threads > 1)")                               \
-        for (ptrdiff_t b = 0; b < blocks; ++b)                                                                               \
-            sums[b] = combine_block<T>(c, b * BLOCK, (b + 1) * BLOCK < c.n ? (b + 1) * BLOCK : c.n);                         \
-        pairwise(sums, 0, blocks, 1);                                                                                        \
-    }                                                                                                                        \
-    void NAME(correct)(const Correct<T>& c, double* sums) {                                                                  \
-        const ptrdiff_t blocks = (c.n + BLOCK - 1) / BLOCK;                                                                  \
-        _Pragma("omp parallel for schedule(static) num_threads(c.threads) if (c.threads > 1)")                               \
-        for (ptrdiff_t b = 0; b < blocks; ++b)                                                                               \
-            sums[b] = correct_block<T>(c, b * BLOCK, (b + 1) * BLOCK < c.n ? (b + 1) * BLOCK : c.n);                         \
-        pairwise(sums, 0, blocks, 1);                                                                                        \
-    }
-
-DEFINE(float)
-DEFINE(double)
+void NAME(observe)(const Observe<float>& o, double* sums) { observe(o, sums); }
+void NAME(observe)(const Observe<double>& o, double* sums) { observe(o, sums); }
+void NAME(combine)(const Combine<float>& c, double* sums) { combine(c, sums); }
+void NAME(combine)(const Combine<double>& c, double* sums) { combine(c, sums); }
+void NAME(correct)(const Correct<float>& c, double* sums) { correct(c, sums); }
+void NAME(correct)(const Correct<double>& c, double* sums) { correct(c, sums); }

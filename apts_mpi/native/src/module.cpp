@@ -100,8 +100,18 @@ void define(nb::module_& m) {
 
 }  // namespace
 
+#ifdef APTS_CUDA
+void define_cuda(nb::module_& m);  // module_cuda.cpp
+#endif
+
 NB_MODULE(_kernels, m) {
     m.def("level", [] { return level() == 4 ? std::string("x86-64-v4") : level() == 3 ? std::string("x86-64-v3") : std::string("base"); });
     define<float>(m);
     define<double>(m);
+#ifdef APTS_CUDA
+    define_cuda(m);
+    m.attr("cuda") = true;
+#else
+    m.attr("cuda") = false;
+#endif
 }

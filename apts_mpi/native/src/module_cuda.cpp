@@ -1,0 +1,77 @@
+// The border to Python of the kernels of a GPU: checks what comes in and starts them on the stream that the caller names.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <vector>
+
+#include "device.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <class T> using Vector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cuda>;
+template <class T> using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cuda>;
+using Sums = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cuda>;
+
+void need(bool fine, const char* words) {
+    if (!fine) throw std::invalid_argument(words);
+}
+
+void started(const char* why) {
+    if (why) throw std::runtime_error(why);
+}
+
+void* at(size_t stream) { return reinterpret_cast<void*>(stream); }
+
+template <class T>
+void observe(Matrix<T> memory, ptrdiff_t used, ptrdiff_t spare, Vector<const T> grad, Vector<const T> grad_new, Sums sums, size_t stream) {
+    const ptrdiff_t rows = memory.shape(0), n = memory.shape(1);
+    need(static_cast<ptrdiff_t>(grad.shape(0)) == n && static_cast<ptrdiff_t>(grad_new.shape(0)) == n, "gradients must have as many entries as the memory has columns");
+    need(used >= 0 && used <= rows && spare >= 0 && spare + 1 < rows && n >= 1, "used and spare must be rows of the memory");
+    need(static_cast<ptrdiff_t>(sums.shape(0)) >= device::room(n, 3 * used + 10), "not room enough for the sums");
+    T* const all = memory.data();
+    started(device::observe<T>(all, n, static_cast<int>(used), static_cast<int>(spare), all + (spare + 1) * n, grad.data(), grad_new.data(), sums.data(), at(stream)));
+}
+
+template <class T>
+void combine(Matrix<const T> memory, const std::vector<ptrdiff_t>& rows, const std::vector<double>& weights, double factor, Vector<const T> grad, Vector<T> out, Sums sums, size_t stream) {
+    const ptrdiff_t n = memory.shape(1);
+    need(static_cast<ptrdiff_t>(grad.shape(0)) == n && static_cast<ptrdiff_t>(out.shape(0)) == n && n >= 1, "vectors must have as many entries as the memory has columns");
+    need(rows.size() == weights.size() && rows.size() <= device::MOST, "one weight a row, and not too many rows");
+    need(static_cast<ptrdiff_t>(sums.shape(0)) >= device::room(n, 1), "not room enough for the sums");
+    device::Chosen chosen{};
+    for (size_t i = 0; i < rows.size(); ++i) {
+        need(rows[i] >= 0 && rows[i] < static_cast<ptrdiff_t>(memory.shape(0)), "rows must be of the memory");
+        chosen.row[i] = rows[i], chosen.weight[i] = weights[i];
+    }
+    chosen.count = static_cast<int>(rows.size());
+    started(device::combine<T>(memory.data(), n, chosen, factor, grad.data(), out.data(), sums.data(), at(stream)));
+}
+
+template <class T>
+void correct(Vector<T> grad, Vector<const T> correction, Vector<const T> theta, Vector<const T> origin, Sums sums, size_t stream) {
+    const size_t n = grad.shape(0);
+    need(correction.shape(0) == n && theta.shape(0) == n && origin.shape(0) == n && n >= 1, "vectors must have the same length");
+    need(static_cast<ptrdiff_t>(sums.shape(0)) >= device::room(n, 1), "not room enough for the sums");
+    started(device::correct<T>(grad.data(), correction.data(), theta.data(), origin.data(), n, sums.data(), at(stream)));
+}
+
+template <class T>
+void define(nb::module_& m) {
+    m.def("observe_cuda_", &observe<T>, "memory"_a.noconvert(), "used"_a, "spare"_a, "grad"_a.noconvert(), "grad_new"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
+    m.def("combine_cuda_", &combine<T>, "memory"_a.noconvert(), "chosen"_a, "weights"_a, "factor"_a, "grad"_a.noconvert(), "out"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
+    m.def("correct_cuda_", &correct<T>, "grad"_a.noconvert(), "correction"_a.noconvert(), "theta"_a.noconvert(), "origin"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
+}
+
+}  // namespace
+
+void define_cuda(nb::module_& m) {
+    m.attr("DEVICE_ROWS") = device::MOST;
+    m.attr("DEVICE_TILE") = device::TILE;
+    define<float>(m);
+    define<double>(m);
+}

@@ -1,0 +1,132 @@
+// The kernels without Python: those of the CPU with several threads, those of a GPU emulated, both against plain loops.
+//
+// tests/sanitize.sh builds this page under ThreadSanitizer and under AddressSanitizer; it ends with status 1 if a number is wrong.
+#include "emulated.hpp"
+
+#define APTS_LEVEL base
+#include "kernels.cpp"
+#include "kernels.cu"
+
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <utility>
+
+namespace {
+
+int wrong = 0;
+
+void same(const char* what, double found, double expected, double scale, double tolerance) {
+    if (std::abs(found - expected) <= tolerance * scale) return;
+    ++wrong;
+    std::printf("WRONG: %s: %.17g in place of %.17g\n", what, found, expected);
+}
+
+template <class T>
+struct Given {
+    ptrdiff_t n;
+    int rows;
+    std::vector<T> memory, grad, grad_new;
+
+    Given(ptrdiff_t n, int rows) : n(n), rows(rows), memory(rows * n), grad(n), grad_new(n) {
+        std::mt19937_64 random(static_cast<unsigned long>(n + rows));
+        std::normal_distribution<double> normal;
+        for (std::vector<T>* values : {&memory, &grad, &grad_new})
+            for (T& value : *values) value = static_cast<T>(normal(random));
+    }
+};
+
+// The lengths: below a lane, a block or tile less one, more than one of them, and an odd one.
+constexpr ptrdiff_t LENGTHS[] = {1, 7, 2047, 2048, 2049, 8193, 20011};
+constexpr int ROWS[] = {2, 5, 12};
+
+template <class T>
+void observes(ptrdiff_t n, int rows) {
+    const int used = rows - 2, width = 3 * used + 10;
+    Given<T> host(n, rows), gpu(n, rows);
+    std::vector<double> sums(((n + BLOCK - 1) / BLOCK) * width), room(device::room(n, width));
+    T* const s = host.memory.data() + used * n;
+    observe_base(Observe<T>{host.memory.data(), n, used, s, host.grad_new.data(), host.grad.data(), s + n, n, 4}, sums.data());
+    T* const there = gpu.memory.data();
+    device::observe<T>(there, n, used, used, there + (used + 1) * n, gpu.grad.data(), gpu.grad_new.data(), room.data(), nullptr);
+    const Given<T> plain(n, rows);
+    std::vector<T> y(n);
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        y[i] = plain.grad_new[i] - plain.grad[i];
+        same("y", host.memory[(used + 1) * n + i], y[i], 1, 0), same("y on the device", there[(used + 1) * n + i], y[i], 1, 0);
+    }
+    const T* const four[4] = {plain.memory.data() + used * n, y.data(), plain.grad_new.data(), plain.grad.data()};
+    const auto dot = [n](const T* a, const T* b) {
+        double sum = 0, size = 0;
+        for (ptrdiff_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * b[i], size += std::abs(static_cast<double>(a[i]) * b[i]);
+        return std::pair<double, double>(sum, size);
+    };
+    const auto check = [&](int k, std::pair<double, double> expected) {
+        same("a product", sums[k], expected.first, expected.second, 1e-13);
+        same("a product on the device", room[k], expected.first, expected.second, 1e-13);
+    };
+    for (int r = 0; r < used; ++r)
+        for (int v = 0; v < 3; ++v) check(3 * r + v, dot(plain.memory.data() + r * n, four[v]));
+    int k = 3 * used;
+    for (int a = 0; a < 4; ++a)
+        for (int b = a; b < 4; ++b, ++k) check(k, dot(four[a], four[b]));
+}
+
+template <class T>
+void combines(ptrdiff_t n, int rows) {
+    const Given<T> given(n, rows);
+    const double eps = sizeof(T) == 4 ? 6e-8 : 1.2e-16;
+    device::Chosen chosen{};
+    std::vector<const T*> at;
+    std::vector<double> weights;
+    for (int r = rows - 1; r >= 0; r -= 2) {
+        weights.push_back(0.5 - r), at.push_back(given.memory.data() + r * n);
+        chosen.row[chosen.count] = r, chosen.weight[chosen.count++] = weights.back();
+    }
+    std::vector<T> host(n), gpu(n);
+    std::vector<double> sums((n + BLOCK - 1) / BLOCK), room(device::room(n, 1));
+    combine_base(Combine<T>{at.data(), weights.data(), chosen.count, given.grad.data(), -0.75, host.data(), n, 4}, sums.data());
+    device::combine<T>(given.memory.data(), n, chosen, -0.75, given.grad.data(), gpu.data(), room.data(), nullptr);
+    double squares[2] = {0, 0};
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        double sum = -0.75 * given.grad[i], size = std::abs(sum);
+        for (size_t r = 0; r < at.size(); ++r) sum += weights[r] * at[r][i], size += std::abs(weights[r] * at[r][i]);
+        same("an entry", host[i], sum, size, 4 * eps), same("an entry on the device", gpu[i], sum, size, 4 * eps);
+        squares[0] += static_cast<double>(host[i]) * host[i], squares[1] += static_cast<double>(gpu[i]) * gpu[i];
+    }
+    same("a square", sums[0], squares[0], squares[0], 1e-13), same("a square on the device", room[0], squares[1], squares[1], 1e-13);
+}
+
+template <class T>
+void corrects(ptrdiff_t n) {
+    const Given<T> given(n, 2);
+    const T *const theta = given.memory.data(), *const origin = theta + n;
+    std::vector<T> host = given.grad, gpu = given.grad;
+    std::vector<double> sums((n + BLOCK - 1) / BLOCK), room(device::room(n, 1));
+    correct_base(Correct<T>{host.data(), given.grad_new.data(), theta, origin, n, 4}, sums.data());
+    device::correct<T>(gpu.data(), given.grad_new.data(), theta, origin, n, room.data(), nullptr);
+    double sum = 0, size = 0;
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        const double term = static_cast<double>(given.grad_new[i]) * (static_cast<double>(theta[i]) - origin[i]);
+        sum += term, size += std::abs(term);
+        const T expected = given.grad[i] + given.grad_new[i];
+        same("a gradient", host[i], expected, 1, 0), same("a gradient on the device", gpu[i], expected, 1, 0);
+    }
+    same("a correction", sums[0], sum, size, 1e-13), same("a correction on the device", room[0], sum, size, 1e-13);
+}
+
+template <class T>
+void all() {
+    for (const ptrdiff_t n : LENGTHS) {
+        for (const int rows : ROWS) observes<T>(n, rows), combines<T>(n, rows);
+        corrects<T>(n);
+    }
+}
+
+}  // namespace
+
+int main() {
+    all<float>(), all<double>();
+    std::printf(wrong ? "%d numbers are wrong\n" : "all numbers are right\n", wrong);
+    return wrong != 0;
+}
