@@ -1,11 +1,10 @@
 """What the rooms agree on: protocols, status words and the record of one outer iteration.
 
-Rooms (solver, problem, parallel, storage, study) never import each other, but know one another through the names on this page and meet in
-``train``. Nothing here imports torch or MPI when it runs."""
+Rooms never import each other, but know one another through these names and meet in ``train``. Nothing here imports torch or MPI."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -62,10 +61,9 @@ TAIL = LANE * len(SCALARS) + len(Flag)  # cells behind the vector
 
 
 class Message(Protocol):
-    """A planned, preallocated flat buffer: one vector, named exact scalars and a flags word.
+    """A planned, preallocated flat buffer: one vector, (n_params,) in the run's dtype and device, named scalars and a flags word.
 
-    ``vector`` has shape (n_params,) in the run's dtype and device. Scalars are float64 and are
-    summed exactly, so their sums depend neither on the order nor on the number of ranks.
+    Scalars are float64 and summed exactly, so their sums depend neither on the order nor on the number of ranks.
     """
 
     vector: Tensor
@@ -138,10 +136,9 @@ class Communicator(Protocol):
 
 
 class Subdomain(Protocol):
-    """One subdomain's share of the current data D: owned samples O_i, borrowed samples E_i.
+    """One subdomain's share of the current data D: owned samples O_i, borrowed samples E_i; ``theta``, ``grad``: flat (n_params,) tensors.
 
-    ``theta`` and ``grad`` are flat (n_params,) tensors on the run's device. A method that returns
-    a value overwrites ``grad`` with the gradient of exactly that value.
+    A method that returns a value overwrites ``grad`` with the gradient of exactly that value.
     """
 
     size: int  # |O_i|
@@ -154,10 +151,7 @@ class Subdomain(Protocol):
         """sum_{O_i} loss / |D|: this subdomain's share of f(theta; D)."""
 
     def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Callable[[int, int], None]) -> float:
-        """As ``owned``; calls ``ready(start, stop)`` as soon as these entries of ``grad`` are final, each at least ``nbytes`` if it can.
-
-        The ranges and their order are the same on all ranks and cover the vector.
-        """
+        """As ``owned``; calls ``ready(start, stop)``, alike on all ranks, as soon as these entries, ``nbytes`` or more, are final."""
 
     def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> float:
         """f(theta; D_i) and its gradient into ``out``, from ``owned`` at the same theta: only E_i is evaluated."""
@@ -172,7 +166,13 @@ class Subdomain(Protocol):
         """As ``owned``, keeping the mean gradient of chunk j in ``kept[j]``, kept being (chunks, n_params)."""
 
     def add_chunk(self, index: int, theta: Tensor, grad: Tensor, weight: float) -> None:
-        """Add ``weight`` times the gradient of the mean loss over one chunk to ``grad``; nothing reaches the host."""
+        """Add ``weight`` times the gradient of the mean loss over one chunk to ``grad``; nothing reaches the host, nor is it counted."""
+
+    def place(self) -> Hashable | None:
+        """Equal as long as the current samples lie at the same place in memory and are cut alike; None: they do not stay there."""
+
+    def count_chunk(self, index: int) -> None:
+        """Count one ``add_chunk``, whether it was called or replayed from a recording."""
 
 
 class Objective(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -15,6 +15,7 @@ from apts_mpi.problem.losses import Loss
 from apts_mpi.problem.order import Order
 from apts_mpi.problem.pieces import piece
 from apts_mpi.problem.samples import Samples
+from apts_mpi.problem.share import Share
 from apts_mpi.problem.watch import Ready, Watch
 
 PIECE = 1024  # samples per forward and backward pass, fewer of a large model; memory does not grow with the subdomain
@@ -47,7 +48,7 @@ class Evaluator:
 
     def add(
         self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, watch: Watch | None = None,
-        before: Tensor | None = None,
+        before: Tensor | None = None, counted: bool = True,
     ) -> Tensor:  # fmt: skip
         """As ``write``, but the gradient is added into ``grad``; ``before``: the sum of earlier losses, of which this goes on.
 
@@ -68,34 +69,11 @@ class Evaluator:
             if wanted:
                 with watch if watch is not None and start + step >= rows.stop else nullcontext():
                     torch.autograd.backward(losses, torch.full_like(losses, weight))
-        if wanted:
+        if counted and wanted:
             self.gradient_samples += len(rows)
-        else:
+        elif counted:
             self.value_samples += len(rows)
         return total * weight
-
-
-class Share:
-    """The current samples of one subdomain: first the owned, then the borrowed."""
-
-    def __init__(self, samples: Samples, ready_bytes: int) -> None:
-        self.samples, self._ready_bytes = samples, ready_bytes
-        self.rows: Tensor | None = None
-        self._ready: tuple[Tensor, Tensor] | None = None
-
-    def select(self, rows: Tensor) -> None:
-        """Use these rows from now on; normalise them at once if they are small enough."""
-        self.rows, self._ready = rows, None
-        floats = len(rows) * self.samples.inputs[:1].numel()
-        if floats * self.samples.dtype.itemsize <= self._ready_bytes:
-            self._ready = self.samples.take(rows)
-
-    def take(self, piece: range) -> tuple[Tensor, Tensor]:
-        """Normalised inputs and targets of some of the current samples."""
-        if self._ready is not None:
-            return self._ready[0][piece.start : piece.stop], self._ready[1][piece.start : piece.stop]
-        assert self.rows is not None
-        return self.samples.take(self.rows[piece.start : piece.stop])
 
 
 class DataSubdomain:
@@ -159,7 +137,14 @@ class DataSubdomain:
 
     def add_chunk(self, index: int, theta: Tensor, grad: Tensor, weight: float) -> None:
         rows = self._chunks[index]
-        self._evaluator.add(theta, grad, self._share, rows, weight / len(rows))
+        self._evaluator.add(theta, grad, self._share, rows, weight / len(rows), counted=False)
+
+    def place(self) -> Hashable | None:
+        samples = self._share.place()
+        return None if samples is None else (*samples, *((rows.start, rows.stop) for rows in self._chunks))
+
+    def count_chunk(self, index: int) -> None:
+        self._evaluator.gradient_samples += len(self._chunks[index])
 
 
 class DataObjective:

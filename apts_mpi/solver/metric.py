@@ -38,7 +38,8 @@ class Metric:
         self.pairs = Pairs(memory, like)
         self._basis = like.new_zeros(memory, like.numel())
         self._out = torch.zeros_like(like)
-        self._damping = like.new_zeros(0)  # F - 1
+        self._damping = like.new_zeros(memory)  # F - 1
+        self.rank = 0  # of Q; 0: P = I
         self._block = min(like.numel(), block_sizes(like.device)[0])
         self._noise = product_noise(like.dtype)
         self.cut = cut
@@ -60,11 +61,10 @@ class Metric:
 
     def apply(self, vector: Tensor) -> Tensor:
         """P ``vector``, which belongs to the metric until the next call, or where P = I itself; two passes over Q, no transfer."""
-        rank = len(self._damping)
-        if rank == 0:
+        if self.rank == 0:
             return vector
-        basis = self._basis[:rank]
-        return torch.addmv(vector, basis.T, torch.mv(basis, vector).mul_(self._damping), out=self._out)
+        basis = self._basis[: self.rank]
+        return torch.addmv(vector, basis.T, torch.mv(basis, vector).mul_(self._damping[: self.rank]), out=self._out)
 
     def state(self) -> dict[str, Tensor]:
         """The pairs, live."""
@@ -82,7 +82,7 @@ class Metric:
 
     def _form(self) -> None:
         """Q and F of the present pairs."""
-        self._damping = self._damping.new_zeros(0)
+        self.rank = 0
         gram, s, rows = self.pairs.gram(), self.pairs.s_rows(self.pairs.order), self.pairs.rows
         gamma = BELOW * least_curvature(gram, self._noise)
         if not gamma:
@@ -93,7 +93,8 @@ class Metric:
         weights[:, s], weights[:, s + 1] = -gamma * found.basis.T, found.basis.T
         torch.mm(self._like(weights), rows, out=self._basis[:rank])
         share = np.divide(gamma, np.abs(found.eigenvalues), out=np.ones(rank), where=np.abs(found.eigenvalues) > gamma)
-        self._damping = self._like(np.maximum(np.sqrt(share), FLOOR) - 1)
+        self._damping[:rank].copy_(self._like(np.maximum(np.sqrt(share), FLOOR) - 1))
+        self.rank = rank
 
     def _like(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self.pairs.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from apts_mpi.config import LocalConfig
 from apts_mpi.contracts import Subdomain
 from apts_mpi.solver.local import LocalResult, LocalStart
+from apts_mpi.solver.recording import Recordings
 from apts_mpi.solver.vectors import norm
 
 
@@ -27,9 +28,10 @@ class Sweep:
 
     predicts, full_length = False, True
 
-    def __init__(self, config: LocalConfig, like: Tensor) -> None:
-        self._config = config
-        self._point, self._momentum, self._change = (torch.zeros_like(like) for _ in range(3))
+    def __init__(self, config: LocalConfig, like: Tensor, recordings: Recordings) -> None:
+        self._config, self._recordings = config, recordings
+        self._point, self._momentum, self._change, self._grad = (torch.zeros_like(like) for _ in range(4))
+        self._stride = like.new_zeros(())  # length of a step, on the device: a recording reads it there
 
     def chunk_count(self, subdomain: Subdomain) -> int:
         """About ``chunk`` samples each, within the bounds on their number."""
@@ -38,25 +40,42 @@ class Sweep:
 
     def solve(self, start: LocalStart, out: Tensor) -> LocalResult:
         """The local step into ``out``, (n,)."""
-        beta, chunks = self._config.momentum, start.subdomain.cut(self.chunk_count(start.subdomain))
+        chunks = start.subdomain.cut(self.chunk_count(start.subdomain))
         steps = self._config.passes * chunks
-        point, momentum, change = self._point.copy_(start.theta), self._momentum.zero_(), self._change
-        for j in range(steps):
-            i = j % chunks
-            if j == 0:  # at theta_k, where g_0 is the global gradient
-                change.copy_(start.grad)
-            else:
-                torch.sub(start.grad, start.chunks[i], out=change)
-                start.subdomain.add_chunk(i, point, change, 1.0)
-            momentum.lerp_(change, 1 - beta)
-            direction = start.metric.apply(momentum) if start.metric is not None else momentum
-            length = torch.dot(direction, direction).sqrt_().clamp_(min=torch.finfo(direction.dtype).tiny)
-            torch.addcmul(point, direction, length.reciprocal_(), value=-start.ball / steps, out=point)
-        torch.sub(point, start.theta, out=out)
+        self._stride.fill_(start.ball / steps)
+        self._grad.copy_(start.grad)  # which lies now here, now there
+        self._recordings.run(self._key(start, out), lambda: self._walk(start, chunks, out), out)
+        for j in range(1, steps):
+            start.subdomain.count_chunk(j % chunks)
         moved = norm(out)
         if moved > start.ball:  # by the rounding of many small steps
             out.mul_(start.ball / moved)
         return LocalResult(decrease=0.0, length=min(moved, start.ball), iters=steps, accepted=steps)
+
+    def _walk(self, start: LocalStart, chunks: int, out: Tensor) -> None:
+        """All steps, without a decision of the host."""
+        beta, point, momentum, change = self._config.momentum, self._point, self._momentum, self._change
+        point.copy_(start.theta)
+        momentum.zero_()
+        for j in range(self._config.passes * chunks):
+            i = j % chunks
+            if j == 0:  # at theta_k, where g_0 is the global gradient
+                change.copy_(self._grad)
+            else:
+                torch.sub(self._grad, start.chunks[i], out=change)
+                start.subdomain.add_chunk(i, point, change, 1.0)
+            momentum.lerp_(change, 1 - beta)
+            direction = start.metric.apply(momentum) if start.metric is not None else momentum
+            length = torch.dot(direction, direction).sqrt_().clamp_(min=torch.finfo(direction.dtype).tiny)
+            torch.addcmul(point, direction, torch.div(self._stride, length, out=length), value=-1, out=point)
+        torch.sub(point, start.theta, out=out)
+
+    def _key(self, start: LocalStart, out: Tensor) -> Hashable | None:
+        """Everything that a walk reads, by its place in memory; its steps follow from the cut of the samples."""
+        place = start.subdomain.place()
+        vectors = (start.theta, start.chunks, out)
+        rank = start.metric.rank if start.metric is not None else 0
+        return None if place is None else (place, rank, *(vector.data_ptr() for vector in vectors))
 
     def state(self, index: int) -> dict[str, Tensor]:
         """Nothing: the momentum starts anew in every solve."""

@@ -85,6 +85,8 @@ def test_chunks(chunks: int, batch: int, chosen: tuple[int, int]) -> None:
             assert near(kept[j], direct)
             added, before = torch.ones(n, dtype=torch.float64), this.objective.gradient_samples
             subdomain.add_chunk(j, theta, added, -0.5)
+            assert this.objective.gradient_samples == before, "a chunk that may be replayed is counted by itself"
+            subdomain.count_chunk(j)
             assert near(added, 1 - 0.5 * direct) and this.objective.gradient_samples - before == len(piece)
         assert torch.isnan(kept[len(pieces) :]).all()
 

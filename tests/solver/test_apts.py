@@ -19,6 +19,7 @@ from apts_mpi.contracts import Status
 from apts_mpi.solver.local import LocalStart
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.metric import Metric
+from apts_mpi.solver.recording import Recordings
 from apts_mpi.solver.sweep import Sweep
 from apts_mpi.solver.vectors import norm
 
@@ -190,12 +191,18 @@ class Slope:
     def add_chunk(self, i: int, theta: torch.Tensor, grad: torch.Tensor, weight: float) -> None:
         pass
 
+    def place(self) -> None:
+        pass
+
+    def count_chunk(self, i: int) -> None:
+        pass
+
 
 def test_rounding_does_not_take_a_sweep_beyond_its_ball() -> None:
     """Steps of 0.6 units in the last place of theta are rounded up to one, all of them."""
     config, n = settings("default").local, 100
     ones = torch.ones(n)
-    sweep = Sweep(config, ones)
+    sweep = Sweep(config, ones, Recordings(None))
     ball = 0.6 * 2.0**-24 * config.passes * sweep.chunk_count(Slope()) * math.sqrt(n)  # type: ignore[arg-type]
     start = LocalStart(0, Slope(), ones, ones, 0.0, ones, torch.zeros(sweep.chunk_count(Slope()), n), ball, 1e-9)  # type: ignore[arg-type]
     out = torch.zeros(n)
