@@ -52,7 +52,7 @@ class ModelConfig:
 class TrustRegionConfig:
     """Acceptance and radius, eq. (7)."""
 
-    radius_init: float = _key(1.0, "Delta of the first outer iteration")
+    radius_init: float = _key(1.0, "Delta of the first outer iteration; sweep: where the search for it begins")
     radius_min: float = _key(1e-6, "lower bound of Delta")
     radius_max: float = _key(1e6, "upper bound of Delta")
     shrink: float = _key(0.5, "alpha: factor of Delta after a poor step")

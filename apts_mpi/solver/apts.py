@@ -12,10 +12,11 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.build import build_local, build_metric, build_model
 from apts_mpi.solver.exchange import Exchange
+from apts_mpi.solver.first_radius import first_radius
 from apts_mpi.solver.local import LocalResult, LocalStart
 from apts_mpi.solver.model import Step
 from apts_mpi.solver.shared_loss import Point, SharedLoss
-from apts_mpi.solver.trust_region import Verdict, judge, leap, next_radius
+from apts_mpi.solver.trust_region import Verdict, judge, next_radius
 from apts_mpi.solver.vectors import dot, norm, number
 
 
@@ -41,6 +42,7 @@ class APTS:
         self._steps = [torch.zeros_like(theta) for _ in objective.subdomains]
         self._step, self._trial = torch.zeros_like(theta), torch.zeros_like(theta)
         self.radius = self.global_radius = config.trust_region.radius_init
+        self._own_mean = config.solver.combine == "mean" and config.solver.radius == "own"
         self._eps = torch.finfo(theta.dtype).eps
         self._k = self._bad_trials = 0
         self._known = False  # are f and its gradient known at theta on the present data?
@@ -52,6 +54,8 @@ class APTS:
         if start.status(self._config.stop.grad_norm) is not Status.RUNNING:
             return self._stay(epoch, start, before)
         loss, grad_norm = start.loss, math.sqrt(start.grad_square)
+        if self._k == 0 and self._local.full_length and self._own_mean:
+            self.radius = self._first_radius(start)
         radius = self.radius
         local, predicted = self._local_steps(start)
         verdict, step_norm = self._try_sum(local, predicted)
@@ -105,6 +109,16 @@ class APTS:
             self._loss.move()
         return self._loss.here
 
+    def _first_radius(self, start: Point) -> float:
+        """Delta of the first outer iteration, from values of f along its gradient alone."""
+        grad_norm = math.sqrt(start.grad_square)
+
+        def decrease(length: float) -> float:
+            torch.add(self.theta, start.grad, alpha=-length / grad_norm, out=self._trial)
+            return start.loss - self._loss.evaluate(self._trial, gradient=False).loss
+
+        return first_radius(decrease, grad_norm, self._config.trust_region)
+
     def _local_steps(self, start: Point) -> tuple[LocalResult, float]:
         """B: the local solvers, without communication; C: s~ of (5), and the denominator of (6)."""
         mean = self._config.solver.combine == "mean"
@@ -150,14 +164,11 @@ class APTS:
                 with self._timers(timing.MODEL):
                     self._metric.observe(self._step, before.grad, after.grad)
         shared = self._config.solver.radius == "shared"
-        length = norm(self._step)
-        as_long = self._local.full_length and self._config.solver.combine == "mean" and not shared  # is the ball as long as the paths?
-        grow = leap(length, self.radius) if as_long else 0.0
         reached = shared or local.length >= self._config.trust_region.reached * self.radius
-        self.radius = self._next_radius(self.radius, verdict, reached, grow)
+        self.radius = self._next_radius(self.radius, verdict, reached)
         if shared:
             self.global_radius = self.radius
-        return verdict, length
+        return verdict, norm(self._step)
 
     def _global_step(self) -> tuple[Verdict | None, float]:
         """E: one trust-region step on all of D, with a model that lives through the outer iterations."""
@@ -191,9 +202,9 @@ class APTS:
                 self._loss.move()
         return verdict
 
-    def _next_radius(self, radius: float, verdict: Verdict, hits_boundary: bool, grow: float = 0.0) -> float:
+    def _next_radius(self, radius: float, verdict: Verdict, hits_boundary: bool) -> float:
         rule = self._config.trust_region
-        return next_radius(radius, verdict, hits_boundary, rule, rule.radius_min, rule.radius_max, grow)
+        return next_radius(radius, verdict, hits_boundary, rule, rule.radius_min, rule.radius_max)
 
     def _after(self, verdict: Verdict, global_verdict: Verdict | None) -> Status:
         """Can another outer iteration do anything?"""

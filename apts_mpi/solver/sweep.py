@@ -22,8 +22,7 @@ class Sweep:
     theta_{j+1} = theta_j - (Delta / nu) d / ||d||. So ||s_i|| <= Delta, and Delta is the step size. P is the ``metric``, if
     the start has one, else I.
     The path is as long as the radius whatever happens: one that ends nearer than ``trust_region.reached`` of it has turned, and
-    longer steps would turn more; one that is all but straight has a ball that is far too small, which then leaps. The predicted
-    decrease of the summed step is half the linear one, -<g, s~> / 2.
+    longer steps would turn more. The predicted decrease of the summed step is half the linear one, -<g, s~> / 2.
     """
 
     predicts, full_length = False, True

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from apts_mpi.config import TrustRegionConfig
 
-TURN = 0.05  # share of its length that a path may lose by turning where a ball leaps
-LEAP = 100.0  # largest growth of a ball
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -42,27 +39,17 @@ def judge(
 
 
 def next_radius(
-    radius: float, verdict: Verdict, hits_boundary: bool, config: TrustRegionConfig, minimum: float, maximum: float, grow: float = 0.0,
-) -> float:  # fmt: skip
+    radius: float, verdict: Verdict, hits_boundary: bool, config: TrustRegionConfig, minimum: float, maximum: float
+) -> float:
     """The radius after a step, eq. (7), within [minimum, maximum].
 
     Grows if rho > eta2 and the step reached the boundary (pass True for a step that is no trust-region
-    step proper), by ``grow`` if that is more than ``config.grow``; shrinks if rho < eta1 or the step was rejected, else stays.
+    step proper); shrinks if rho < eta1 or the step was rejected, else stays.
     """
     if verdict.converged:
         return min(max(radius, minimum), maximum)
     if not verdict.accepted or verdict.rho < config.eta1:
         radius *= config.shrink
     elif verdict.rho > config.eta2 and hits_boundary:
-        radius *= max(config.grow, grow)
+        radius *= config.grow
     return min(max(radius, minimum), maximum)
-
-
-def leap(length: float, radius: float) -> float:
-    """Growth of a ball in which paths as long as its radius have made a step of this length: TURN / (1 - length / radius), LEAP at most.
-
-    A path loses length by turning. If the loss grows with the radius, this is where it would be TURN; so a first radius that was far too
-    small is left behind in one or two iterations and not by doubling.
-    """
-    lost = 1 - length / radius
-    return TURN / lost if lost > TURN / LEAP else LEAP

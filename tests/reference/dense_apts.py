@@ -5,6 +5,7 @@ One process plays all subdomains. Nothing is shared with the package but the rul
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,8 @@ class DenseAPTS:
         total, count, rule = sum(len(owned) for owned, _ in cut), len(cut), self.c.trust_region
         mean = self.c.solver.combine == "mean"
         loss, grad = self.f(self.theta, cut)
+        if not self.rhos and self.c.local.solver == "sweep" and mean and self.c.solver.radius == "own":
+            self.radius = self._first_radius(cut, loss, grad)
         step, predicted, length = np.zeros_like(self.theta), 0.0, 0.0
         for i, (owned, borrowed) in enumerate(cut):
             weight = len(owned) / total if mean else 1.0
@@ -86,11 +89,7 @@ class DenseAPTS:
         accepted, rho = self._judge(loss - new, predicted) if length else (False, np.nan)
         if self.c.local.solver == "sweep" and full_batch and self.c.local.memory:
             self.pairs = [*self.pairs, (step, new_grad - grad)][-self.c.local.memory :]
-        growth = 0.0
-        if self.c.local.solver == "sweep" and mean and not shared:  # an almost straight path: where it would have lost 5 % of its length
-            lost = max(self.radius - np.linalg.norm(step), 0.0) / self.radius
-            growth = 100.0 if 100.0 * lost <= 0.05 else 0.05 / lost
-        self.radius = self._next(self.radius, accepted, rho, shared or length >= rule.reached * self.radius, growth)
+        self.radius = self._next(self.radius, accepted, rho, shared or length >= rule.reached * self.radius)
         self.rhos.append(rho)
         if accepted:
             self.theta = self.theta + step
@@ -184,10 +183,22 @@ class DenseAPTS:
         rule = self.c.trust_region
         return bool(rho >= (rule.eta0 if rule.eta0 > 0 else rule.eta1)), rho
 
-    def _next(self, radius: float, accepted: bool, rho: float, reached: bool, growth: float = 0.0) -> float:
+    def _first_radius(self, cut: Cut, loss: float, grad: Array) -> float:
+        """All powers of two in turn, up to the first along the gradient that is not good."""
+        rule, norm = self.c.trust_region, np.linalg.norm(grad)
+        least, most = math.ceil(math.log2(rule.radius_min)), math.floor(math.log2(rule.radius_max))
+        found = 2.0**least
+        for exponent in range(least, most + 1):
+            length = 2.0**exponent
+            if not loss - self.f(self.theta - length / norm * grad, cut)[0] > rule.eta1 * length * norm / 2:
+                break
+            found = length
+        return min(max(found, rule.radius_min), rule.radius_max)
+
+    def _next(self, radius: float, accepted: bool, rho: float, reached: bool) -> float:
         rule = self.c.trust_region
         if not accepted or rho < rule.eta1:
             radius *= rule.shrink
         elif rho > rule.eta2 and reached:
-            radius *= max(rule.grow, growth)
+            radius *= rule.grow
         return min(max(radius, rule.radius_min), rule.radius_max)

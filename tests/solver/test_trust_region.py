@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from solver_cases import cases
 
 from apts_mpi.config import TrustRegionConfig
-from apts_mpi.solver.trust_region import LEAP, TURN, Verdict, judge, leap, next_radius
+from apts_mpi.solver.trust_region import Verdict, judge, next_radius
 
 CONFIG = TrustRegionConfig(radius_init=1.0, radius_min=0.01, radius_max=10.0, shrink=0.5, grow=2.0, eta0=0.0, eta1=0.25, eta2=0.75)
 EPS = 2.0**-23
@@ -33,27 +33,6 @@ def test_rule_of_the_ratio(actual: float, boundary: bool, accepted: bool, radius
     verdict, new = after(actual, 1.0, boundary=boundary)
     assert verdict == Verdict(actual, accepted, converged=False, nonfinite=False)
     assert new == radius
-
-
-@pytest.mark.parametrize(("grow", "radius"), [(0.0, 2.0), (1.5, 2.0), (5.0, 5.0), (100.0, 10.0)])
-def test_growth_may_be_more_than_the_usual_and_never_less(grow: float, radius: float) -> None:
-    verdict = judge(0.9, 1.0, 1.0, True, CONFIG, EPS)
-    assert next_radius(1.0, verdict, True, CONFIG, CONFIG.radius_min, CONFIG.radius_max, grow) == radius
-    assert next_radius(1.0, verdict, False, CONFIG, CONFIG.radius_min, CONFIG.radius_max, grow) == 1.0
-    poor = judge(0.1, 1.0, 1.0, True, CONFIG, EPS)
-    assert next_radius(1.0, poor, True, CONFIG, CONFIG.radius_min, CONFIG.radius_max, grow) == 0.5
-
-
-@pytest.mark.parametrize("lost", [0.5, 0.05, 0.01, 1e-3])
-def test_a_ball_leaps_to_where_the_path_would_have_turned(lost: float) -> None:
-    """Twice the radius, twice the loss of length."""
-    assert leap(3.0 * (1 - lost), 3.0) * lost == pytest.approx(TURN)
-
-
-@pytest.mark.parametrize("length", [1.0, 1.0 + 1e-4, 1.0 - 1e-9, 1.0 - TURN / LEAP / 1.01])
-def test_no_leap_is_beyond_the_largest(length: float) -> None:
-    assert leap(length, 1.0) == LEAP
-    assert leap(0.0, 1.0) < 1
 
 
 @pytest.mark.fault(2)

@@ -134,8 +134,7 @@ def test_nonfinite_trials_in_a_row() -> None:
     """f is nan for w <= 0.05; steps from w = 1 land there until the limit on such trials ends the run."""
     result = run(
         Scalar(1.0), EIGHT, lambda outputs, targets: torch.where(outputs > 0.05, outputs, torch.nan)[:, 0],
-        trust_region={"radius_init": 8.0}, global_step={"solver": "first"}, stop={"nonfinite": 3},
-        local={"iters": 1, "radius_start": 1.0},
+        trust_region={"radius_init": 32.0}, global_step={"solver": "first"}, stop={"nonfinite": 3}, solver={"radius": "shared"},
     )  # fmt: skip
     assert result.status is Status.NONFINITE and result.exit_code == 3 and len(result.steps) == 3
     assert float(result.theta) == 1.0 and not any(info.accepted or info.global_accepted for info in result.steps)
