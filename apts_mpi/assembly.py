@@ -137,7 +137,7 @@ def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm:
     check_counts(samples, subdomains, comm.size)
     dtype = torch.float64 if config.model.dtype == "float64" else torch.float32
     with enough_memory():
-        flat = FlatModel(module, dtype, device)
+        flat = FlatModel(module, dtype, device, config.model)
     overlap = config.data.overlap if config.method in ("apts", "trust-region") else 0.0  # nothing is gained by it in the others
     orders = plan(samples, subdomains, batch=config.data.batch, overlap=overlap, seed=config.run.seed)
     check_method(config, orders[0].batches, device)

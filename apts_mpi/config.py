@@ -42,8 +42,13 @@ class ModelConfig:
     widths: tuple[int, ...] = _key((64, 32), "hidden layers of mlp, tanh and poisson")
     loss: str = _key("cross_entropy", "cross_entropy, mse, or package.module:function")
     dtype: Literal["float32", "float64"] = _key("float32", "number format of theta, gradients and messages")
+    precision: Literal["full", "tf32", "bf16"] = _key("full", "products within the network: as dtype; TF32 on a GPU; bfloat16")
+    compile: bool = _key(False, "torch.compile of the network")
+    channels_last: bool = _key(False, "images with their channels last in memory, which convolutions on a GPU may like")
 
     def __post_init__(self) -> None:
+        if self.precision != "full" and self.dtype != "float32":
+            raise ValueError(f"model.precision = {self.precision} needs model.dtype = float32, got {self.dtype}")
         if any(width < 1 for width in self.widths):
             raise ValueError(f"model.widths must be positive, got {self.widths}")
 

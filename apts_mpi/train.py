@@ -138,7 +138,7 @@ def _watched(
     device = choose_device(config.run.device, comm, config.run.share_gpu)
     threads = set_threads(config.run.threads, comm)
     if device.type == "cuda":
-        _prepare_gpu(config.run.deterministic)
+        _prepare_gpu(config)
     timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None, tracer=tracer(device.type == "cuda"))
     watchdog.progress = timers.entered
     comm = instrumented(comm, config, timers)
@@ -178,10 +178,10 @@ def instrumented(comm: Communicator, config: Config, timers: Timers) -> Communic
     return WaitingCommunicator(comm, timers) if config.run.measure_wait else comm
 
 
-def _prepare_gpu(deterministic: bool) -> None:
-    """Before the first operation on the device: float32 that means it, since rho compares nearly equal losses."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if deterministic:
+def _prepare_gpu(config: Config) -> None:
+    """Before the first operation on the device: float32 that means it, unless told otherwise, since rho compares nearly equal losses."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.model.precision == "tf32"
+    if config.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may differ from run to run
         torch.use_deterministic_algorithms(True, warn_only=True)
 

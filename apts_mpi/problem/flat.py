@@ -10,6 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from apts_mpi.config import ModelConfig
+from apts_mpi.problem.forward import Forward
+
+PLAIN = ModelConfig()
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -28,9 +33,10 @@ class FlatModel:
     ``device``. Tied weights count once; parameters that do not require a gradient stay as they are.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype, device: torch.device, config: ModelConfig = PLAIN) -> None:
         _refuse(module)
         self.module = module.to(device=device, dtype=dtype)
+        self.forward = Forward(self.module, dtype, config)
         self._parameters = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         if not self._parameters:
             raise ValueError("the model has no parameter that requires a gradient: nothing to train")

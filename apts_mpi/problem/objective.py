@@ -41,7 +41,7 @@ class Evaluator:
         first = range(rows.start, min(rows.start + self.piece, rows.stop))
         self.flat.point(theta, None)
         inputs, targets = data.take(first)
-        losses = self.loss(self.flat.module(inputs), targets)
+        losses = self.loss(self.flat.forward(inputs), targets)
         self.flat.write_gradient_(grad, losses, weight)  # neither cleared nor read first: at small batches a tenth of the time
         self.gradient_samples += len(first)
         return self.add(theta, grad, data, range(first.stop, rows.stop), weight, before=losses.detach().double().sum())
@@ -64,7 +64,7 @@ class Evaluator:
         for start in range(rows.start, rows.stop, step):
             inputs, targets = data.take(range(start, min(start + step, rows.stop)))
             with torch.set_grad_enabled(wanted):
-                losses = self.loss(self.flat.module(inputs), targets)
+                losses = self.loss(self.flat.forward(inputs), targets)
             total = total + losses.detach().double().sum()
             if wanted:
                 with watch if watch is not None and start + step >= rows.stop else nullcontext():

@@ -25,7 +25,7 @@ def score(flat: FlatModel, loss: Loss, samples: Samples, theta: Tensor) -> tuple
     with torch.no_grad():
         for start in range(0, len(samples.targets), step):
             inputs, targets = samples.take(slice(start, start + step))
-            outputs = flat.module(inputs)
+            outputs = flat.forward(inputs)
             total[0] += loss(outputs, targets).double().sum()
             total[1] += correct(outputs, targets) if classes else torch.nan
     return float(total[0]), float(total[1]), float(len(samples.targets))

@@ -63,6 +63,8 @@ def check_method(config: Config, batches: int, where: device) -> None:
     """Raise ValueError if the method cannot work with so many minibatches in an epoch or on this device; not collective."""
     if config.baseline.overlap and where.type != "cpu":
         raise ValueError(f"baseline.overlap works on CPU tensors alone, the device is {where}; set baseline.overlap = false")
+    if config.model.precision == "tf32" and where.type != "cuda":
+        raise ValueError(f"model.precision = tf32 is of GPUs, the device is {where}; set model.precision = full or bf16")
     if config.method == "local-sgd" and 1 < batches < config.baseline.period:
         period = config.baseline.period
         raise ValueError(f"baseline.period = {period} is more than the {batches} minibatches of an epoch; lower it or data.batch")

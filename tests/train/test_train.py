@@ -498,6 +498,6 @@ def test_a_gpu_is_told_to_compute_in_float32(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what the code sets is undone
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    sys.modules["apts_mpi.train"]._prepare_gpu(deterministic=True)
+    sys.modules["apts_mpi.train"]._prepare_gpu(Config())
     assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert not torch.backends.cudnn.allow_tf32

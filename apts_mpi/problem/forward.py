@@ -1,0 +1,46 @@
+"""How the network is evaluated: the number format of its products, the layout of images, compiled or not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from apts_mpi.config import ModelConfig
+
+
+class Forward:
+    """The outputs of ``module`` in ``dtype``, as ``model.precision``, ``model.compile`` and ``model.channels_last`` have it.
+
+    bf16: autocast, that is products in bfloat16 of 8 bits, parameters, sums over samples and gradients in ``dtype``. tf32 is a matter of
+    the process (``train``). A network that torch.compile cannot do is evaluated as it is, after a warning.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype, config: ModelConfig) -> None:
+        self._module, self._dtype, self._config = module, dtype, config
+        self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(module) if config.compile else None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """``inputs`` (samples, ...) to outputs (samples, ...), on the device of both."""
+        if self._config.channels_last and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with self._numbers(inputs.device.type):
+            outputs = self._outputs(inputs)
+        return outputs.to(self._dtype)
+
+    def _numbers(self, device: str) -> AbstractContextManager[object]:
+        return torch.autocast(device, torch.bfloat16) if self._config.precision == "bf16" else nullcontext()
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        if self._compiled is not None:
+            try:
+                return self._compiled(inputs)
+            except RuntimeError as error:
+                told = str(error).strip().splitlines() or [type(error).__name__]
+                warnings.warn(f"the network is not compiled (model.compile = true): {told[0]}", stacklevel=2)
+                self._compiled = None
+        outputs: Tensor = self._module(inputs)
+        return outputs

@@ -1,0 +1,74 @@
+"""Number formats, layout and compilation of the network: what they change and what they must not."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from apts_mpi.config import ModelConfig
+from apts_mpi.problem.flat import FlatModel
+from apts_mpi.problem.forward import Forward
+
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(8 * 36, 5))
+
+
+def gradient(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs, and the gradient of their squares."""
+    flat = FlatModel(network(), torch.float32, CPU, config)
+    theta = flat.initial()
+    grad = torch.zeros_like(theta)
+    flat.point(theta, grad)
+    outputs = flat.forward(torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(5)))
+    outputs.square().sum().backward()
+    return outputs.detach(), grad
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def test_layout_of_images_changes_rounding_alone() -> None:
+    for found, wanted in zip(gradient(ModelConfig(channels_last=True)), gradient(ModelConfig()), strict=True):
+        assert found.dtype == torch.float32 and apart(found, wanted) < 1e-5
+
+
+def test_bfloat16_is_seen_in_the_outputs_and_not_in_the_formats() -> None:
+    for found, wanted in zip(gradient(ModelConfig(precision="bf16")), gradient(ModelConfig()), strict=True):
+        assert found.dtype == torch.float32 and 1e-4 < apart(found, wanted) < 0.05
+
+
+def test_a_compiled_network_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captured by torch.compile, forward and backward; without the C++ that it would write, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the network is not compiled")
+        found = gradient(ModelConfig(compile=True))
+    assert all(apart(a, b) < 1e-5 for a, b in zip(found, gradient(ModelConfig()), strict=True))
+
+
+def test_a_network_that_cannot_be_compiled_is_evaluated_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(inputs: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no compiler was found\nmore of it")
+
+    monkeypatch.setattr(torch, "compile", lambda module: fails)
+    forward, inputs = Forward(network(), torch.float32, ModelConfig(compile=True)), torch.ones(2, 3, 6, 6)
+    with pytest.warns(UserWarning, match="model.compile = true.: no compiler was found$"):
+        found = forward(inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(found, forward(inputs))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_less_than_float32_is_no_float64(precision: str) -> None:
+    with pytest.raises(ValueError, match=f"precision = {precision} needs model.dtype = float32"):
+        ModelConfig(precision=precision, dtype="float64")  # type: ignore[arg-type]
