@@ -165,14 +165,14 @@ class Subdomain(Protocol):
     def owned_by_chunk(self, theta: Tensor, grad: Tensor, kept: Tensor) -> float:
         """As ``owned``, keeping the mean gradient of chunk j in ``kept[j]``, kept being (chunks, n_params)."""
 
-    def add_chunk(self, index: int, theta: Tensor, grad: Tensor, weight: float) -> None:
-        """Add ``weight`` times the gradient of the mean loss over one chunk to ``grad``; nothing reaches the host, nor is it counted."""
+    def chunk_gradient(self, index: int, theta: Tensor, grad: Tensor) -> None:
+        """Overwrite ``grad`` by the gradient of the mean loss over one chunk; nothing reaches the host, nor is it counted."""
 
     def place(self) -> Hashable | None:
         """Equal as long as the current samples lie at the same place in memory and are cut alike; None: they do not stay there."""
 
     def count_chunk(self, index: int) -> None:
-        """Count one ``add_chunk``, whether it was called or replayed from a recording."""
+        """Count one ``chunk_gradient``, whether it was called or replayed from a recording."""
 
 
 class Objective(Protocol):

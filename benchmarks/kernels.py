@@ -55,6 +55,10 @@ def pairs_of(n: int, memory: int) -> dict[str, tuple[Callable[[], object], Calla
             lambda: twins.combine_(rows, chosen, weights, 0.5, grad, out), used + 2,
         ),
         "correct_": (lambda: kernels.correct_(out, small, grad, third), lambda: twins.correct_(out, small, grad, third), 5),
+        "blend_": (
+            lambda: kernels.blend_(out, small, grad, third, 0.9), lambda: twins.blend_(out, small, grad, third, 0.9), 5,
+        ),
+        "advance_": (lambda: kernels.advance_(out, small, 1.0), lambda: twins.advance_(out, small, 1.0), 3),
         "iteration": (lambda: whole(True), lambda: whole(False), 2 * used + 6),
     }  # fmt: skip
 

@@ -116,7 +116,7 @@ def _evaluations(objective: DataObjective, size: int, theta: Tensor, grad: Tenso
 
     return {
         "gradient": lambda: subdomain.owned(theta, grad), "value": lambda: subdomain.owned(theta, None),
-        "chunk": lambda: subdomain.add_chunk(0, theta, grad, 1.0), "select": select, "take": lambda: samples.take(rows),
+        "chunk": lambda: subdomain.chunk_gradient(0, theta, grad), "select": select, "take": lambda: samples.take(rows),
     }  # fmt: skip
 
 

@@ -59,6 +59,27 @@ def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) ->
     return twins.correct_(grad, correction, theta, origin)
 
 
+def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: float) -> float:
+    """momentum = beta momentum + (1 - beta) (fresh - kept + grad); returns momentum'momentum. One pass, in host memory."""
+    serves = _serves(momentum, fresh, kept, grad)
+    if not momentum.shape == fresh.shape == kept.shape == grad.shape or grad.dim() != 1:
+        raise ValueError("need four vectors of one length")
+    if serves and not momentum.is_cuda:
+        return float(serves.blend_(momentum, fresh, kept, grad, beta, torch.get_num_threads()))
+    return twins.blend_(momentum, fresh, kept, grad, beta)
+
+
+def advance_(point: Tensor, direction: Tensor, factor: float) -> None:
+    """point += ``factor`` direction. One pass."""
+    serves = _serves(point, direction)
+    if point.shape != direction.shape or point.dim() != 1:
+        raise ValueError("need two vectors of one length")
+    if serves and not point.is_cuda:
+        serves.advance_(point, direction, factor, torch.get_num_threads())
+    else:
+        twins.advance_(point, direction, factor)
+
+
 def compiled(like: Tensor) -> bool:
     """Do the compiled kernels serve tensors such as ``like``?"""
     module = extension()

@@ -34,7 +34,7 @@ class Evaluator:
         """Samples per forward and backward pass."""
         return piece(self.flat, self.loss, self.samples, PIECE)
 
-    def write(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float) -> Tensor:
+    def write(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, counted: bool = True) -> Tensor:
         """weight * sum of the losses of ``rows``, float64 on the device; ``grad`` is overwritten by its gradient."""
         if grad is None:
             return self.add(theta, None, data, rows, weight)
@@ -43,8 +43,8 @@ class Evaluator:
         inputs, targets = data.take(first)
         losses = self.loss(self.flat.forward(inputs), targets)
         self.flat.write_gradient_(grad, losses, weight)  # neither cleared nor read first: at small batches a tenth of the time
-        self.gradient_samples += len(first)
-        return self.add(theta, grad, data, range(first.stop, rows.stop), weight, before=losses.detach().double().sum())
+        self.gradient_samples += len(first) if counted else 0
+        return self.add(theta, grad, data, range(first.stop, rows.stop), weight, before=losses.detach().double().sum(), counted=counted)
 
     def add(
         self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, watch: Watch | None = None,
@@ -135,9 +135,9 @@ class DataSubdomain:
         torch.mv(kept[: len(shares)].T, torch.tensor(shares, dtype=kept.dtype, device=kept.device), out=grad)
         return float(values)
 
-    def add_chunk(self, index: int, theta: Tensor, grad: Tensor, weight: float) -> None:
+    def chunk_gradient(self, index: int, theta: Tensor, grad: Tensor) -> None:
         rows = self._chunks[index]
-        self._evaluator.add(theta, grad, self._share, rows, weight / len(rows), counted=False)
+        self._evaluator.write(theta, grad, self._share, rows, 1 / len(rows), counted=False)
 
     def place(self) -> Hashable | None:
         samples = self._share.place()

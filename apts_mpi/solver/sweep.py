@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from apts_mpi.config import LocalConfig
 from apts_mpi.contracts import Subdomain
+from apts_mpi.native import kernels
 from apts_mpi.solver.local import LocalResult, LocalStart
+from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.recording import Recordings
-from apts_mpi.solver.vectors import norm
+from apts_mpi.solver.vectors import dot, norm
 
 
 class Sweep:
@@ -29,7 +32,7 @@ class Sweep:
 
     def __init__(self, config: LocalConfig, like: Tensor, recordings: Recordings) -> None:
         self._config, self._recordings = config, recordings
-        self._point, self._momentum, self._change, self._grad = (torch.zeros_like(like) for _ in range(4))
+        self._point, self._momentum, self._fresh, self._change, self._grad = (torch.zeros_like(like) for _ in range(5))
         self._stride = like.new_zeros(())  # length of a step, on the device: a recording reads it there
 
     def chunk_count(self, subdomain: Subdomain) -> int:
@@ -53,21 +56,35 @@ class Sweep:
 
     def _walk(self, start: LocalStart, chunks: int, out: Tensor) -> None:
         """All steps, without a decision of the host."""
-        beta, point, momentum, change = self._config.momentum, self._point, self._momentum, self._change
-        point.copy_(start.theta)
-        momentum.zero_()
+        point = self._point.copy_(start.theta)
+        self._momentum.zero_()
+        step = self._fused if kernels.compiled(point) and not point.is_cuda else self._plain
         for j in range(self._config.passes * chunks):
             i = j % chunks
             if j == 0:  # at theta_k, where g_0 is the global gradient
-                change.copy_(self._grad)
+                self._fresh.copy_(start.chunks[i])
             else:
-                torch.sub(self._grad, start.chunks[i], out=change)
-                start.subdomain.add_chunk(i, point, change, 1.0)
-            momentum.lerp_(change, 1 - beta)
-            direction = start.metric.apply(momentum) if start.metric is not None else momentum
-            length = torch.dot(direction, direction).sqrt_().clamp_(min=torch.finfo(direction.dtype).tiny)
-            torch.addcmul(point, direction, torch.div(self._stride, length, out=length), value=-1, out=point)
+                start.subdomain.chunk_gradient(i, point, self._fresh)
+            step(start.chunks[i], start.metric)
         torch.sub(point, start.theta, out=out)
+
+    def _plain(self, kept: Tensor, metric: Metric | None) -> None:
+        """Momentum and point, from the fresh gradient of a chunk and the ``kept`` one; nothing reaches the host."""
+        change = torch.sub(self._fresh, kept, out=self._change).add_(self._grad)
+        momentum = self._momentum.lerp_(change, 1 - self._config.momentum)
+        direction = metric.apply(momentum) if metric is not None else momentum
+        length = torch.dot(direction, direction).sqrt_().clamp_(min=torch.finfo(direction.dtype).tiny)
+        torch.addcmul(self._point, direction, torch.div(self._stride, length, out=length), value=-1, out=self._point)
+
+    def _fused(self, kept: Tensor, metric: Metric | None) -> None:
+        """The same by compiled kernels, in host memory, with half the passes over vectors."""
+        direction = momentum = self._momentum
+        square = kernels.blend_(momentum, self._fresh, kept, self._grad, self._config.momentum)
+        if metric is not None and metric.rank:
+            direction = metric.apply(momentum)
+            square = dot(direction, direction)
+        length = max(math.sqrt(square), torch.finfo(direction.dtype).tiny) if square >= 0 else math.nan
+        kernels.advance_(self._point, direction, -float(self._stride) / length)
 
     def _key(self, start: LocalStart, out: Tensor) -> Hashable | None:
         """Everything that a walk reads, by its place in memory; its steps follow from the cut of the samples."""

@@ -120,11 +120,11 @@ def test_a_ratio_is_judged_by_its_median_on_the_right_side() -> None:
 def test_sums_and_bytes_are_counted_iteration_by_iteration(tmp_path: Path) -> None:
     """The table holds; a table with a vector more, a small message more or another first iteration does not."""
     bar_parts.write_set(tmp_path)
-    case = bar_parts.Traffic("a", f"--preset default {bar_parts.FULL}", 2, 0, 1)
+    case = bar_parts.Traffic("a", f"--preset default {bar_parts.FULL}", 2, 0, 1, search=True)
     rows = [bar_parts.counted(dataclasses.replace(case, name=f"n{i}", **wrong), tmp_path)
-            for i, wrong in enumerate(({}, {"vectors": 3, "first": 0}, {"small": 1}, {"first": 0}))]  # fmt: skip
-    assert [row.ratio for row in rows] == [1.0, pytest.approx(1 / 6), 0.0, pytest.approx(5 / 6)]
-    assert [row.met for row in rows] == [True, False, False, False] and "FOUND" in rows[1].base
+            for i, wrong in enumerate(({}, {"vectors": 3, "first": 0}, {"small": 1}, {"first": 0}, {"search": False}))]  # fmt: skip
+    assert [row.ratio for row in rows] == [1.0, pytest.approx(1 / 6), pytest.approx(1 / 6), pytest.approx(5 / 6), pytest.approx(5 / 6)]
+    assert [row.met for row in rows] == [True, False, False, False, False] and "FOUND" in rows[1].base
 
 
 def test_seconds_per_gradient_evaluation_of_several_methods(tmp_path: Path) -> None:

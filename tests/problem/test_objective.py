@@ -83,11 +83,11 @@ def test_chunks(chunks: int, batch: int, chosen: tuple[int, int]) -> None:
         for j, piece in enumerate(pieces):
             direct = this.direct(theta, piece)[1]
             assert near(kept[j], direct)
-            added, before = torch.ones(n, dtype=torch.float64), this.objective.gradient_samples
-            subdomain.add_chunk(j, theta, added, -0.5)
+            found, before = torch.ones(n, dtype=torch.float64), this.objective.gradient_samples
+            subdomain.chunk_gradient(j, theta, found)
             assert this.objective.gradient_samples == before, "a chunk that may be replayed is counted by itself"
             subdomain.count_chunk(j)
-            assert near(added, 1 - 0.5 * direct) and this.objective.gradient_samples - before == len(piece)
+            assert near(found, direct) and this.objective.gradient_samples - before == len(piece)
         assert torch.isnan(kept[len(pieces) :]).all()
 
 
@@ -98,7 +98,7 @@ def test_no_borrowed_chunk_without_overlap_and_cuts_end_with_the_minibatch() -> 
     assert subdomain.cut(3) == 3
     this.objective.select(0, 1)
     with pytest.raises(IndexError):  # chunks of the earlier minibatch are gone
-        subdomain.add_chunk(0, point(this), torch.zeros(this.objective.n_params, dtype=torch.float64), 1.0)
+        subdomain.chunk_gradient(0, point(this), torch.zeros(this.objective.n_params, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("piece", [1, 7, 20, 61])
@@ -188,7 +188,7 @@ def test_gradient_reaches_the_host_in_no_chunk() -> None:
     subdomain = this.subdomains[0]
     subdomain.cut(4)
     grad = torch.zeros(1)
-    assert subdomain.add_chunk(1, torch.ones(1), grad, 1.0) is None
+    assert subdomain.chunk_gradient(1, torch.ones(1), grad) is None
     rows = np.arange(250, 500)
     assert float(grad) == pytest.approx(float(2 * (rows**2).mean()), rel=1e-6)
 

@@ -13,10 +13,14 @@
 
 namespace {
 
-typedef double lanes __attribute__((vector_size(8 * sizeof(double)), aligned(8), may_alias));
-typedef float lanes32 __attribute__((vector_size(8 * sizeof(float)), aligned(4), may_alias));
-
+#ifdef __AVX512F__  // a register's worth of float64: GCC takes wider vectors apart in memory, which is slower than no vectors at all
 constexpr ptrdiff_t CHUNK = 512, WIDTH = 8;
+#else
+constexpr ptrdiff_t CHUNK = 512, WIDTH = 4;
+#endif
+
+typedef double lanes __attribute__((vector_size(WIDTH * sizeof(double)), aligned(8), may_alias));
+typedef float lanes32 __attribute__((vector_size(WIDTH * sizeof(float)), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -25,7 +29,13 @@ INLINE void load(lanes& to, const double* from) { to = *reinterpret_cast<const l
 INLINE void store(float* to, const lanes& from) { *reinterpret_cast<lanes32*>(to) = __builtin_convertvector(from, lanes32); }
 INLINE void store(double* to, const lanes& from) { *reinterpret_cast<lanes*>(to) = from; }
 
-INLINE double across(const lanes& x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+INLINE double across(const lanes& x) {
+    double sum[WIDTH];
+    for (int i = 0; i < WIDTH; ++i) sum[i] = x[i];
+    for (int half = WIDTH / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) sum[i] += sum[i + half];
+    return sum[0];
+}
 
 // sum(lo, hi) = sum(lo, mid) + sum(mid, hi) of rows of `stride` numbers; the result in row lo
 void pairwise(double* rows, ptrdiff_t lo, ptrdiff_t hi, ptrdiff_t stride) {
@@ -180,6 +190,37 @@ double correct_block(const Correct<T>& c, ptrdiff_t first, ptrdiff_t last) {
     return sum;
 }
 
+template <class T>
+double blend_block(const Blend<T>& b, ptrdiff_t first, ptrdiff_t last) {
+    const T keep = static_cast<T>(b.beta), take = static_cast<T>(1.0 - b.beta);
+    double square = 0.0;
+    for (ptrdiff_t start = first; start < last; start += CHUNK) {
+        const ptrdiff_t count = last - start < CHUNK ? last - start : CHUNK;
+        T* const __restrict__ m = b.momentum + start;
+        const T *const __restrict__ fresh = b.fresh + start, *const __restrict__ kept = b.kept + start, *const __restrict__ grad = b.grad + start;
+        for (ptrdiff_t j = 0; j < count; ++j) m[j] = keep * m[j] + take * (fresh[j] - kept[j] + grad[j]);
+        lanes sums = {};
+        ptrdiff_t j = 0;
+        for (; j + WIDTH <= count; j += WIDTH) {
+            lanes x;
+            load(x, m + j);
+            sums += x * x;
+        }
+        double tail = across(sums);
+        for (; j < count; ++j) tail += static_cast<double>(m[j]) * m[j];
+        square += tail;
+    }
+    return square;
+}
+
+template <class T>
+void advance_block(const Advance<T>& a, ptrdiff_t first, ptrdiff_t last) {
+    const T factor = static_cast<T>(a.factor);
+    T* const __restrict__ point = a.point;
+    const T* const __restrict__ direction = a.direction;
+    for (ptrdiff_t j = first; j < last; ++j) point[j] += factor * direction[j];
+}
+
 // sum(first, last, sums) for the columns of each block, `width` sums each; the total into the first row of `sums`
 template <class Sum>
 INLINE void in_blocks(ptrdiff_t n, ptrdiff_t width, int threads, double* sums, const Sum& sum) {
@@ -203,6 +244,16 @@ INLINE void correct(const Correct<T>& c, double* sums) {
     in_blocks(c.n, 1, c.threads, sums, [&](ptrdiff_t first, ptrdiff_t last, double* at) { *at = correct_block<T>(c, first, last); });
 }
 
+template <class T>
+INLINE void blend(const Blend<T>& m, double* sums) {
+    in_blocks(m.n, 1, m.threads, sums, [&](ptrdiff_t first, ptrdiff_t last, double* at) { *at = blend_block<T>(m, first, last); });
+}
+
+template <class T>
+INLINE void advance(const Advance<T>& a, double*) {
+    each_block((a.n + BLOCK - 1) / BLOCK, a.threads, [&](ptrdiff_t b) { advance_block<T>(a, b * BLOCK, (b + 1) * BLOCK < a.n ? (b + 1) * BLOCK : a.n); });
+}
+
 }  // namespace
 
 void NAME(observe)(const Observe<float>& o, double* sums) { observe(o, sums); }
@@ -211,3 +262,7 @@ void NAME(combine)(const Combine<float>& c, double* sums) { combine(c, sums); }
 void NAME(combine)(const Combine<double>& c, double* sums) { combine(c, sums); }
 void NAME(correct)(const Correct<float>& c, double* sums) { correct(c, sums); }
 void NAME(correct)(const Correct<double>& c, double* sums) { correct(c, sums); }
+void NAME(blend)(const Blend<float>& m, double* sums) { blend(m, sums); }
+void NAME(blend)(const Blend<double>& m, double* sums) { blend(m, sums); }
+void NAME(advance)(const Advance<float>& a, double* sums) { advance(a, sums); }
+void NAME(advance)(const Advance<double>& a, double* sums) { advance(a, sums); }

@@ -39,13 +39,37 @@ struct Correct {
     int threads;
 };
 
+// momentum = beta momentum + (1 - beta) (fresh - kept + grad), and momentum'momentum. sums: (blocks,)
+template <class T>
+struct Blend {
+    T* momentum;
+    const T *fresh, *kept, *grad;
+    double beta;
+    ptrdiff_t n;
+    int threads;
+};
+
+// point += factor direction; no sums
+template <class T>
+struct Advance {
+    T* point;
+    const T* direction;
+    double factor;
+    ptrdiff_t n;
+    int threads;
+};
+
 #define DECLARE(level)                                      \
     void observe_##level(const Observe<float>&, double*);   \
     void observe_##level(const Observe<double>&, double*);  \
     void combine_##level(const Combine<float>&, double*);   \
     void combine_##level(const Combine<double>&, double*);  \
     void correct_##level(const Correct<float>&, double*);   \
-    void correct_##level(const Correct<double>&, double*);
+    void correct_##level(const Correct<double>&, double*);  \
+    void blend_##level(const Blend<float>&, double*);       \
+    void blend_##level(const Blend<double>&, double*);      \
+    void advance_##level(const Advance<float>&, double*);   \
+    void advance_##level(const Advance<double>&, double*);
 
 DECLARE(base)
 DECLARE(v3)
