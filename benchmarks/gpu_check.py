@@ -4,9 +4,10 @@
     python benchmarks/gpu_check.py --device cpu          # a trial of the script: what needs a GPU is left out
 
 Same: 20 outer iterations in float64 on the CPU and on the device take and refuse the same steps. Waits: how often an outer iteration of the
-sweep and of L-SR1 stops for the device. Leaks: device memory at its peak after 10 and after 40 iterations. Cost: an outer iteration against
-its own gradient evaluations replayed from one CUDA graph, n = 535,818 (bar 1.25); L-SR1 against copies at n = 25 M (bar 75 %); ranks that
-share the device (bar 0.9 of one rank's rate).
+sweep and of L-SR1 stops for the device. Leaks: device memory at its peak after 10 and after 40 iterations. Graph: sweeps replayed from CUDA
+graphs against step by step. Formats: TF32, bfloat16 and torch.compile. Cost: an outer iteration against its gradient evaluations
+replayed from one CUDA graph, n = 535,818 (bar 1.25); L-SR1 against copies at n = 25 M (bar 75 %); ranks that share the device (bar 0.9 of
+one rank's rate).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from apts_mpi.storage.convert import convert
 
 PRESETS = ("default", "lsr1")
 ITERATIONS, LONG, REPEATS, WARM_UP = 20, 40, 15, 3
-BAR_STEP, BAR_COPY, BAR_SHARED, BAR_THETA = 1.25, 0.75, 0.9, 1e-6
+BAR_STEP, BAR_COPY, BAR_SHARED, BAR_THETA, BAR_GRAPH = 1.25, 0.75, 0.9, 1e-6, 1e-2
 BYTES, CHUNK, BATCH, CLASSES = 4, 250, 10_000, 10
 SHAPE, WIDTHS = (1, 28, 28), (512, 256)  # the paper's network for MNIST, n = 535,818
 Facts = dict[str, Any]
@@ -50,10 +51,14 @@ def data(samples: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(inputs).to(dtype), torch.from_numpy(labels)
 
 
-def run(name: str, device: str, iterations: int, dtype: str = "float32", samples: int = BATCH, **solver: Any) -> Result:
+def run(
+    name: str, device: str, iterations: int, dtype: str = "float32", samples: int = BATCH, graph: bool = True, **model: Any
+) -> Result:
     """Train the paper's network on one rank."""
-    config = preset(name, model={"name": "paper-mnist", "widths": WIDTHS, "dtype": dtype}, stop={"epochs": 0, "iterations": iterations},
-                    run={"device": device, "monitor": "none", "threads": 1}, solver={"subdomains": 2, **solver})  # fmt: skip
+    config = preset(
+        name, model={"name": "paper-mnist", "widths": WIDTHS, "dtype": dtype, **model}, stop={"epochs": 0, "iterations": iterations},
+        run={"device": device, "monitor": "none", "threads": 1, "graph": graph}, solver={"subdomains": 2},
+    )  # fmt: skip
     model = build_model(config.model, SHAPE, CLASSES, 0).to(getattr(torch, dtype))
     return train(model, *data(samples, getattr(torch, dtype)), config=config)
 
@@ -145,6 +150,35 @@ def step(device: str) -> Facts:
             "bar": BAR_STEP, "met": ratio <= BAR_STEP}  # fmt: skip
 
 
+def graph(device: str) -> Facts:
+    """Outer iterations of the default with sweeps replayed from CUDA graphs against sweeps made step by step."""
+    ratios = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(REPEATS // 3):
+            taken = {}
+            for recorded in (True, False):
+                short, long = (run("default", device, iterations, graph=recorded) for iterations in (5, 25))
+                taken[recorded] = long.seconds - short.seconds
+            ratios.append(taken[True] / taken[False])
+        thetas = [run("default", device, LONG, graph=recorded).theta for recorded in (True, False)]
+    apart = float(torch.linalg.vector_norm(thetas[0] - thetas[1]) / torch.linalg.vector_norm(thetas[1]))
+    warned = sorted({str(one.message) for one in told if "CUDA graph" in str(one.message)})
+    return {"time_to_step_by_step": statistics.median(ratios), "interval": interval(ratios), "theta_apart": apart, "warned": warned,
+            "met": not warned and statistics.median(ratios) < 1 and apart <= BAR_GRAPH}  # fmt: skip
+
+
+def formats(device: str) -> Facts:
+    """Time and test-free loss after 40 iterations in other number formats and compiled, against float32 as it is."""
+    found: Facts = {}
+    plain = run("default", device, LONG)
+    for name, model in {"tf32": {"precision": "tf32"}, "bf16": {"precision": "bf16"}, "compiled": {"compile": True}}.items():
+        other = run("default", device, LONG, **model)
+        found[name] = {"time_ratio": other.seconds / plain.seconds, "loss": other.steps[-1].loss, "plain_loss": plain.steps[-1].loss,
+                       "met": other.steps[-1].loss <= 1.1 * plain.steps[-1].loss + 1e-3}  # fmt: skip
+    return found
+
+
 def bandwidth(device: str, n: int = 25_000_000, memory: int = 10) -> Facts:
     """L-SR1 without its gradient, in words of the 4 m + 8 that it must move, against a copy."""
     where = torch.device(device)
@@ -179,14 +213,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--out", type=Path, help="where to write all figures as JSON, with their provenance")
-    parser.add_argument("--only", nargs="*", default=[], help="some of: same waits leaks step bandwidth shared")
+    parser.add_argument("--only", nargs="*", default=[], help="some of: same waits leaks graph formats step bandwidth shared")
     asked = parser.parse_args()
     gpu = asked.device.startswith("cuda")
     if gpu and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; a trial of the script: --device cpu")
     checks: dict[str, Callable[[], Facts]] = {"same": lambda: same(asked.device)}
     if gpu:
-        checks |= {"waits": lambda: waits(asked.device), "leaks": lambda: leaks(asked.device), "step": lambda: step(asked.device),
+        checks |= {"waits": lambda: waits(asked.device), "leaks": lambda: leaks(asked.device),
+                   "graph": lambda: graph(asked.device), "formats": lambda: formats(asked.device), "step": lambda: step(asked.device),
                    "bandwidth": lambda: bandwidth(asked.device), "shared": shared}  # fmt: skip
     package, found, fallen = Path(provenance.__file__).parent, dict[str, Facts](), list[str]()
     started = datetime.now(UTC).isoformat(timespec="seconds")
