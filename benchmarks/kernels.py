@@ -58,7 +58,6 @@ def pairs_of(n: int, memory: int) -> dict[str, tuple[Callable[[], object], Calla
         "blend_": (
             lambda: kernels.blend_(out, small, grad, third, 0.9), lambda: twins.blend_(out, small, grad, third, 0.9), 5,
         ),
-        "advance_": (lambda: kernels.advance_(out, small, 1.0), lambda: twins.advance_(out, small, 1.0), 3),
         "iteration": (lambda: whole(True), lambda: whole(False), 2 * used + 6),
     }  # fmt: skip
 

@@ -69,17 +69,6 @@ def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: fl
     return twins.blend_(momentum, fresh, kept, grad, beta)
 
 
-def advance_(point: Tensor, direction: Tensor, factor: float) -> None:
-    """point += ``factor`` direction. One pass."""
-    serves = _serves(point, direction)
-    if point.shape != direction.shape or point.dim() != 1:
-        raise ValueError("need two vectors of one length")
-    if serves and not point.is_cuda:
-        serves.advance_(point, direction, factor, torch.get_num_threads())
-    else:
-        twins.advance_(point, direction, factor)
-
-
 def compiled(like: Tensor) -> bool:
     """Do the compiled kernels serve tensors such as ``like``?"""
     module = extension()

@@ -43,11 +43,6 @@ def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: fl
     return _dot(momentum, momentum)
 
 
-def advance_(point: Tensor, direction: Tensor, factor: float) -> None:
-    """See ``kernels.advance_``."""
-    point.add_(direction, alpha=factor)
-
-
 def _dot(a: Tensor, b: Tensor) -> float:
     parts = [torch.dot(x, y) for x, y in zip(a.split(BLOCK), b.split(BLOCK), strict=True)]  # type: ignore[no-untyped-call]
     return float(torch.stack(parts).sum(dtype=torch.float64))

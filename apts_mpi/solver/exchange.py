@@ -11,6 +11,8 @@ from apts_mpi import timing
 from apts_mpi.contracts import SCALARS, Communicator, Flag, Message, Objective, Timers, Wishes
 from apts_mpi.partition import tree_sum
 
+BLOCK = 65_536  # entries of all subdomains' vectors that are added before the next
+
 
 class Exchange:
     """One planned message and the sums that go through it; every rank calls ``sum_`` alike.
@@ -88,4 +90,6 @@ class Exchange:
         for flag in self._wishes():
             self.message.raise_flag(flag)
         if terms is not None:
-            self.message.vector.copy_(tree_sum(terms, torch.add))
+            for start in range(0, len(self.message.vector), BLOCK):  # within a cache; whole vectors would go through memory each time
+                part = slice(start, start + BLOCK)
+                self.message.vector[part].copy_(tree_sum([term[part] for term in terms], torch.add))

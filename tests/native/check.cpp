@@ -120,15 +120,13 @@ void blends(ptrdiff_t n) {
     const Given<T> given(n, 2);
     const double eps = sizeof(T) == 4 ? 6e-8 : 1.2e-16;
     const T *const fresh = given.memory.data(), *const kept = fresh + n;
-    std::vector<T> momentum = given.grad, point = given.grad_new;
+    std::vector<T> momentum = given.grad;
     std::vector<double> sums((n + BLOCK - 1) / BLOCK);
     blend_base(Blend<T>{momentum.data(), fresh, kept, given.grad_new.data(), 0.9, n, 4}, sums.data());
-    advance_base(Advance<T>{point.data(), momentum.data(), -0.25, n, 4}, nullptr);
     double square = 0;
     for (ptrdiff_t i = 0; i < n; ++i) {
         const double change = static_cast<double>(fresh[i]) - kept[i] + given.grad_new[i];
         same("a momentum", momentum[i], 0.9 * given.grad[i] + 0.1 * change, 8, 4 * eps);
-        same("a point", point[i], given.grad_new[i] - 0.25 * static_cast<double>(momentum[i]), 8, 4 * eps);
         square += static_cast<double>(momentum[i]) * momentum[i];
     }
     same("a square of momentum", sums[0], square, square, 1e-13);

@@ -71,16 +71,14 @@ def test_combine_and_correct(n: int, dtype: torch.dtype) -> None:
 @NEEDED
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", LENGTHS)
-def test_the_sweep_s_two_passes(n: int, dtype: torch.dtype) -> None:
+def test_blend(n: int, dtype: torch.dtype) -> None:
     memory, fresh, kept = case(n, dtype)
-    momentum, other, grad, point = memory[0].clone(), memory[0].clone(), memory[1], memory[2].clone()
+    momentum, other, grad = memory[0].clone(), memory[0].clone(), memory[1]
     square, wanted = (where.blend_(into, fresh, kept, grad, 0.9) for where, into in ((kernels, momentum), (twins, other)))
     size = float(memory[:2].abs().max() + fresh.abs().max() + kept.abs().max())
     assert torch.allclose(momentum, other, rtol=0, atol=4 * torch.finfo(dtype).eps * size)
     assert close(square, wanted, 16 * n * size**2, dtype)
     assert close(square, math.fsum(momentum.double().square().tolist()), square, torch.float64)  # exact
-    kernels.advance_(point, momentum, -0.3)
-    assert torch.allclose(point, memory[2] - 0.3 * momentum, rtol=0, atol=4 * torch.finfo(dtype).eps * size)
     start = torch.zeros_like(momentum)
     kernels.blend_(start, kept.clone(), kept, grad, 0.5)
     assert torch.equal(start, 0.5 * grad), "at theta_k the gradient is the global one, to the bit"
@@ -96,8 +94,7 @@ def test_threads_do_not_move_a_bit() -> None:
         out = torch.empty_like(grad)
         square = kernels.combine_(memory, [1, 2], [0.1, 0.3], 0.7, grad, out)
         blended = kernels.blend_(memory[3], memory[4], grad, grad_new, 0.9)
-        kernels.advance_(memory[5], memory[3], 0.1)
-        found.append((products, square, blended, memory[5].double().sum(), kernels.correct_(out, memory[0], grad, grad_new)))
+        found.append((products, square, blended, kernels.correct_(out, memory[0], grad, grad_new)))
     assert found[0] == found[1]
 
 
@@ -129,8 +126,6 @@ def test_the_door() -> None:
         kernels.correct_(grad, grad, grad, grad[1:])
     with pytest.raises(ValueError, match="four vectors of one length"):
         kernels.blend_(grad, grad, grad_new[1:], grad, 0.9)
-    with pytest.raises(ValueError, match="two vectors of one length"):
-        kernels.advance_(grad, grad_new[1:], 0.9)
 
 
 def on_gpu(like: torch.device) -> bool:

@@ -213,14 +213,6 @@ double blend_block(const Blend<T>& b, ptrdiff_t first, ptrdiff_t last) {
     return square;
 }
 
-template <class T>
-void advance_block(const Advance<T>& a, ptrdiff_t first, ptrdiff_t last) {
-    const T factor = static_cast<T>(a.factor);
-    T* const __restrict__ point = a.point;
-    const T* const __restrict__ direction = a.direction;
-    for (ptrdiff_t j = first; j < last; ++j) point[j] += factor * direction[j];
-}
-
 // sum(first, last, sums) for the columns of each block, `width` sums each; the total into the first row of `sums`
 template <class Sum>
 INLINE void in_blocks(ptrdiff_t n, ptrdiff_t width, int threads, double* sums, const Sum& sum) {
@@ -249,11 +241,6 @@ INLINE void blend(const Blend<T>& m, double* sums) {
     in_blocks(m.n, 1, m.threads, sums, [&](ptrdiff_t first, ptrdiff_t last, double* at) { *at = blend_block<T>(m, first, last); });
 }
 
-template <class T>
-INLINE void advance(const Advance<T>& a, double*) {
-    each_block((a.n + BLOCK - 1) / BLOCK, a.threads, [&](ptrdiff_t b) { advance_block<T>(a, b * BLOCK, (b + 1) * BLOCK < a.n ? (b + 1) * BLOCK : a.n); });
-}
-
 }  // namespace
 
 void NAME(observe)(const Observe<float>& o, double* sums) { observe(o, sums); }
@@ -264,5 +251,3 @@ void NAME(correct)(const Correct<float>& c, double* sums) { correct(c, sums); }
 void NAME(correct)(const Correct<double>& c, double* sums) { correct(c, sums); }
 void NAME(blend)(const Blend<float>& m, double* sums) { blend(m, sums); }
 void NAME(blend)(const Blend<double>& m, double* sums) { blend(m, sums); }
-void NAME(advance)(const Advance<float>& a, double* sums) { advance(a, sums); }
-void NAME(advance)(const Advance<double>& a, double* sums) { advance(a, sums); }

@@ -49,16 +49,6 @@ struct Blend {
     int threads;
 };
 
-// point += factor direction; no sums
-template <class T>
-struct Advance {
-    T* point;
-    const T* direction;
-    double factor;
-    ptrdiff_t n;
-    int threads;
-};
-
 #define DECLARE(level)                                      \
     void observe_##level(const Observe<float>&, double*);   \
     void observe_##level(const Observe<double>&, double*);  \
@@ -67,9 +57,7 @@ struct Advance {
     void correct_##level(const Correct<float>&, double*);   \
     void correct_##level(const Correct<double>&, double*);  \
     void blend_##level(const Blend<float>&, double*);       \
-    void blend_##level(const Blend<double>&, double*);      \
-    void advance_##level(const Advance<float>&, double*);   \
-    void advance_##level(const Advance<double>&, double*);
+    void blend_##level(const Blend<double>&, double*);
 
 DECLARE(base)
 DECLARE(v3)

@@ -104,18 +104,8 @@ double blend(Vector<T> momentum, Vector<const T> fresh, Vector<const T> kept, Ve
 }
 
 template <class T>
-void advance(Vector<T> point, Vector<const T> direction, double factor, int threads) {
-    need(direction.shape(0) == point.shape(0), "vectors must have the same length");
-    need(threads >= 1 && point.shape(0) >= 1, "need at least one thread and one entry");
-    const Advance<T> given{point.data(), direction.data(), factor, static_cast<ptrdiff_t>(point.shape(0)), threads};
-    nb::gil_scoped_release released;
-    RUN(advance, given, nullptr);
-}
-
-template <class T>
 void define(nb::module_& m) {
     m.def("blend_", &blend<T>, "momentum"_a.noconvert(), "fresh"_a.noconvert(), "kept"_a.noconvert(), "grad"_a.noconvert(), "beta"_a, "threads"_a);
-    m.def("advance_", &advance<T>, "point"_a.noconvert(), "direction"_a.noconvert(), "factor"_a, "threads"_a);
     m.def("observe_", &observe<T>, "memory"_a.noconvert(), "used"_a, "spare"_a, "grad"_a.noconvert(), "grad_new"_a.noconvert(), "threads"_a);
     m.def("combine_", &combine<T>, "memory"_a.noconvert(), "chosen"_a, "weights"_a, "factor"_a, "grad"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
     m.def("correct_", &correct<T>, "grad"_a.noconvert(), "correction"_a.noconvert(), "theta"_a.noconvert(), "origin"_a.noconvert(), "threads"_a);
