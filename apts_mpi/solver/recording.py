@@ -26,7 +26,7 @@ class CudaGraph:
 
     def __call__(self, work: Work) -> Work:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others, that save or watch, go on
             work()
         replay: Work = graph.replay
         return replay
