@@ -63,7 +63,7 @@ def test_through_mpi4py_a_run_finishes_and_one_raising_rank_ends_all(tmp_path: P
     good = train(tmp_path, 2, f"{COMMON} --stop.epochs 1", through=("-m", "mpi4py"))
     assert good.status == 0 and "P = 2 ranks" in good.text, good.text
     bad = train(tmp_path, 2, "--data.path set --run.dir bad --model.loss brittle:loss --stop.epochs 99", through=("-m", "mpi4py"))
-    assert bad.status and bad.seconds < 10 and bad.text.count("Traceback") == 1, bad.text
+    assert bad.status and bad.seconds < 60 and bad.text.count("Traceback") == 1, bad.text  # mostly imports, on a busy machine
     assert "rank 1" in bad.text and "RuntimeError: boom" in bad.text and not (tmp_path / "bad" / "completion.json").exists()
 
 
