@@ -151,7 +151,7 @@ class Subdomain(Protocol):
         """sum_{O_i} loss / |D|: this subdomain's share of f(theta; D)."""
 
     def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Callable[[int, int], None]) -> float:
-        """As ``owned``; calls ``ready(start, stop)``, alike on all ranks, as soon as these entries, ``nbytes`` or more, are final."""
+        """As ``owned``; calls ``ready(start, stop)``, alike on all ranks, in parts of ``nbytes`` or more that cover it, when final."""
 
     def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> float:
         """f(theta; D_i) and its gradient into ``out``, from ``owned`` at the same theta: only E_i is evaluated."""

@@ -169,7 +169,7 @@ def graph(device: str) -> Facts:
 
 
 def formats(device: str) -> Facts:
-    """Time and test-free loss after 40 iterations in other number formats and compiled, against float32 as it is."""
+    """Time and training loss after 40 iterations in other number formats and compiled, against float32 as it is."""
     found: Facts = {}
     plain = run("default", device, LONG)
     for name, model in {"tf32": {"precision": "tf32"}, "bf16": {"precision": "bf16"}, "compiled": {"compile": True}}.items():

@@ -13,13 +13,13 @@ import json
 import sys
 
 import torch
+from steps import NETWORKS
 
 from apts_mpi.bench import measure, step
 from apts_mpi.parallel import launch
 from apts_mpi.presets import PRESETS, preset
 
 BAR = 1.15  # at 5,000 samples per rank
-NETWORKS = {"mnist": ((1, 28, 28), (512, 256)), "cifar10": ((3, 32, 32), (512, 512))}
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from unittest import mock
 
 import torch
 from quasi_newton import clock, interval
+from steps import NETWORKS
 
 from apts_mpi import preset, provenance
 from apts_mpi.native import extension, kernels
@@ -32,7 +33,6 @@ from apts_mpi.solver.recording import Recordings
 from apts_mpi.solver.sweep import Sweep
 
 BAR, AT = 1.10, 250
-NETWORKS = {"mnist": ((1, 28, 28), (512, 256)), "cifar10": ((3, 32, 32), (512, 512))}
 CHUNKS, CLASSES, WARM_UP = 20, 10, 3
 NAMES = ("step", "plain", "bare")
 

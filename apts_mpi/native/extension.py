@@ -6,6 +6,7 @@ import importlib
 import os
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 SWITCH = "APTS_NATIVE"  # 0: the torch twins serve; 1: the kernels must be there; else whatever is there
 
@@ -28,6 +29,13 @@ def extension() -> ModuleType | None:
             told = "build them with: cmake -S . -B build && cmake --build build, or leave it empty"
             raise ImportError(f"{SWITCH}=1, but the compiled kernels cannot be loaded: {error}; {told}") from error
         return None
+
+
+def compiled_module() -> Any:
+    """The compiled module, which must be there."""
+    module = extension()
+    assert module is not None, "asked for where kernels.compiled() says no"
+    return module
 
 
 def state() -> str:

@@ -7,12 +7,12 @@ for a dtype, device or layout. Sums of the compiled kernels are float64 in an or
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from apts_mpi.native import device, twins
+from apts_mpi.native import device, host, twins
 from apts_mpi.native.extension import extension
 
 
@@ -26,12 +26,8 @@ def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tens
     _fits(memory, grad, grad_new)
     if not (0 <= used <= len(memory) and 0 <= spare < len(memory) - 1):
         raise ValueError(f"rows {used} and {spare} do not fit a memory of {len(memory)} rows")
-    if serves and memory.is_cuda:
-        return device.observe_(memory, used, spare, grad, grad_new)
-    if serves:
-        found: list[float] = serves.observe_(memory, used, spare, grad, grad_new, torch.get_num_threads())
-        return found
-    return twins.observe_(memory, used, spare, grad, grad_new)
+    found: list[float] = serves.observe_(memory, used, spare, grad, grad_new)
+    return found
 
 
 def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], factor: float, grad: Tensor, out: Tensor) -> float | Tensor:
@@ -40,11 +36,8 @@ def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], fa
     _fits(memory, grad, out)
     if len(chosen) != len(weights) or not all(0 <= row < len(memory) for row in chosen):
         raise ValueError(f"rows {list(chosen)} with {len(weights)} weights do not fit a memory of {len(memory)} rows")
-    if serves and memory.is_cuda:
-        return device.combine_(memory, chosen, weights, factor, grad, out)
-    if serves:
-        return float(serves.combine_(memory, list(chosen), list(weights), factor, grad, out, torch.get_num_threads()))
-    return twins.combine_(memory, chosen, weights, factor, grad, out)
+    found: float | Tensor = serves.combine_(memory, chosen, weights, factor, grad, out)
+    return found
 
 
 def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> float:
@@ -52,21 +45,15 @@ def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) ->
     serves = _serves(grad, correction, theta, origin)
     if not grad.shape == correction.shape == theta.shape == origin.shape or grad.dim() != 1:
         raise ValueError("need four vectors of one length")
-    if serves and grad.is_cuda:
-        return device.correct_(grad, correction, theta, origin)
-    if serves:
-        return float(serves.correct_(grad, correction, theta, origin, torch.get_num_threads()))
-    return twins.correct_(grad, correction, theta, origin)
+    return float(serves.correct_(grad, correction, theta, origin))
 
 
 def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: float) -> float:
-    """momentum = beta momentum + (1 - beta) (fresh - kept + grad); returns momentum'momentum. One pass, in host memory."""
+    """momentum = beta momentum + (1 - beta) (fresh - kept + grad); returns momentum'momentum. One pass in host memory."""
     serves = _serves(momentum, fresh, kept, grad)
     if not momentum.shape == fresh.shape == kept.shape == grad.shape or grad.dim() != 1:
         raise ValueError("need four vectors of one length")
-    if serves and not momentum.is_cuda:
-        return float(serves.blend_(momentum, fresh, kept, grad, beta, torch.get_num_threads()))
-    return twins.blend_(momentum, fresh, kept, grad, beta)
+    return float(serves.blend_(momentum, fresh, kept, grad, beta))
 
 
 def compiled(like: Tensor) -> bool:
@@ -77,13 +64,15 @@ def compiled(like: Tensor) -> bool:
     return like.device.type == "cpu" or (like.is_cuda and bool(module.cuda) and torch.version.hip is None)
 
 
-def _serves(*tensors: Tensor) -> Any:
-    """The compiled module, or None. TypeError unless the tensors are contiguous, of one dtype and one device."""
+def _serves(*tensors: Tensor) -> ModuleType:
+    """The kernels of the host or of a GPU, or the twins. TypeError unless the tensors are contiguous, of one dtype and device."""
     first = tensors[0]
     for tensor in tensors:
         if tensor.dtype != first.dtype or tensor.device != first.device or not tensor.is_contiguous():
             raise TypeError("need contiguous tensors of one dtype and on one device")
-    return extension() if compiled(first) else None
+    if not compiled(first):
+        return twins
+    return device if first.is_cuda else host
 
 
 def _fits(memory: Tensor, *vectors: Tensor) -> None:

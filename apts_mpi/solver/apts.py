@@ -42,7 +42,8 @@ class APTS:
         self._steps = [torch.zeros_like(theta) for _ in objective.subdomains]
         self._step, self._trial = torch.zeros_like(theta), torch.zeros_like(theta)
         self.radius = self.global_radius = config.trust_region.radius_init
-        self._own_mean = config.solver.combine == "mean" and config.solver.radius == "own"
+        mean_in_own_ball = config.solver.combine == "mean" and config.solver.radius == "own"
+        self._seeks_radius = self._local.full_length and mean_in_own_ball  # of the first outer iteration
         self._eps = torch.finfo(theta.dtype).eps
         self._k = self._bad_trials = 0
         self._known = False  # are f and its gradient known at theta on the present data?
@@ -54,7 +55,7 @@ class APTS:
         if start.status(self._config.stop.grad_norm) is not Status.RUNNING:
             return self._stay(epoch, start, before)
         loss, grad_norm = start.loss, math.sqrt(start.grad_square)
-        if self._k == 0 and self._local.full_length and self._own_mean:
+        if self._k == 0 and self._seeks_radius:
             self.radius = self._first_radius(start)
         radius = self.radius
         local, predicted = self._local_steps(start)

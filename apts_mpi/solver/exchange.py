@@ -57,7 +57,7 @@ class Exchange:
     def start_(self, terms: Sequence[Tensor], start: int, stop: int) -> None:
         """Begin the sum of entries start..stop-1 of ``terms``, which stay untouched until ``finish_``."""
         with self._timers(timing.PACK):
-            self.message.vector[start:stop].copy_(tree_sum([term[start:stop] for term in terms], torch.add))
+            self._add(terms, start, stop)
         sent = self._comm.bytes
         with self._timers(timing.REDUCE):
             self._comm.start_sum(self.message, start, stop)
@@ -90,6 +90,10 @@ class Exchange:
         for flag in self._wishes():
             self.message.raise_flag(flag)
         if terms is not None:
-            for start in range(0, len(self.message.vector), BLOCK):  # within a cache; whole vectors would go through memory each time
-                part = slice(start, start + BLOCK)
-                self.message.vector[part].copy_(tree_sum([term[part] for term in terms], torch.add))
+            self._add(terms, 0, len(self.message.vector))
+
+    def _add(self, terms: Sequence[Tensor], start: int, stop: int) -> None:
+        """Entries start..stop-1 of the subdomains' sum, in parts that fit a cache; whole vectors would go through memory each time."""
+        for first in range(start, stop, BLOCK):
+            part = slice(first, min(first + BLOCK, stop))
+            self.message.vector[part].copy_(tree_sum([term[part] for term in terms], torch.add))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Hashable
 
@@ -64,10 +65,13 @@ class Recordings:
     def _recorded(self, work: Work, result: Tensor) -> Work | None:
         assert self._record is not None
         wanted = result.clone()
+        length = float(torch.linalg.vector_norm(wanted))
+        if not math.isfinite(length):  # nothing to compare with: another time
+            return None
         try:
             replay = self._record(work)
             replay()
-            apart, length = float(torch.linalg.vector_norm(result - wanted)), float(torch.linalg.vector_norm(wanted))
+            apart = float(torch.linalg.vector_norm(result - wanted))
             why = "" if apart <= NEAR * length else f"the replayed step is {apart:.1e} away from the right one, which is {length:.1e} long"
         except RuntimeError as error:
             why = str(error).splitlines()[0]

@@ -90,6 +90,16 @@ def test_what_cannot_be_recorded_is_done_each_time() -> None:
     assert len(done) == 5 and record.recorded == 0
 
 
+def test_a_result_that_is_no_number_says_nothing_of_a_recording() -> None:
+    record, result = Played(), torch.zeros(1)
+    recordings, values = Recordings(record), [1.0, float("nan"), float("inf"), 2.0, 3.0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in values:
+            recordings.run("key", lambda value=value: result.fill_(value), result)  # type: ignore[misc]
+    assert record.recorded == 1
+
+
 def test_recordings_do_not_pile_up() -> None:
     recordings, result = Recordings(Played()), torch.zeros(1)
     for key in range(3 * KEPT):
