@@ -27,6 +27,9 @@ def add_bench_parser(commands: argparse._SubParsersAction[Any]) -> None:
     actions = bench.add_subparsers(dest="action", metavar="ACTION", required=True)
     reduce = actions.add_parser("reduce", help="our sums against MPI_Allreduce", description="A planned message against MPI_Allreduce.")
     reduce.add_argument("--max-bytes", type=int, default=2**24, metavar="B", help="longest buffer (default: %(default)s)")
+    what = "cuda: also the ways in which a vector leaves a GPU (default: %(default)s)"
+    reduce.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=what)
+    reduce.add_argument("--share-gpu", action="store_true", help="allow two ranks on one GPU")
     step = actions.add_parser(
         "step", help="an outer iteration against its floor", usage=_STEP, description="Settings are those of train; the data are random."
     )
@@ -127,15 +130,21 @@ Found = tuple[dict[str, Any], list[str]]
 
 
 def _reduce(args: argparse.Namespace, settings: Config | None, comm: Communicator, plan: Plan) -> Found:
-    from apts_mpi.bench import measure, reduce
+    from apts_mpi.bench import measure, reduce, transports
+    from apts_mpi.parallel.devices import choose_device
 
+    device = choose_device(args.device, comm, args.share_gpu)
     found = reduce.measure(comm, args.max_bytes, plan)
     fit = found["fit"]
     lines = [measure.line(f"{entry['bytes']} bytes", entry) for entry in found["results"]]
     rate = f"{fit['bandwidth_bytes_per_s'] / 1e9:.3g} GB/s" if fit["bandwidth_bytes_per_s"] else "bytes cost nothing"
     errors = f"off by {100 * fit['error_median']:.0f} % (median), {100 * fit['error_max']:.0f} % (most)"
     lines.append(f"fit of MPI: {fit['latency_s'] * 1e6:.3g} us, {rate}, {errors}")
-    return found, lines
+    if device.type == "cpu":
+        return found, lines
+    names, missing = transports.offered(comm, device, args.share_gpu)
+    ways = transports.measure(comm, device, reduce.sizes(args.max_bytes), names, plan) | {"missing": missing}
+    return {**found, "transports": ways}, lines + transports.lines(ways)
 
 
 def _step(args: argparse.Namespace, settings: Config | None, comm: Communicator, plan: Plan) -> Found:

@@ -167,12 +167,15 @@ class CommConfig:
 
     reduction: Literal["auto", "mpi", "tree"] = _key("auto", "tree: same bits for every number of ranks; auto: MPI where it gives them")
     count_limit: int = _key(2**30, "elements in one MPI call; longer buffers go in pieces")
+    transport: Literal["auto", "host", "device", "nccl"] = _key("host", "from a GPU: pinned memory, MPI itself (auto: if it can), NCCL")
     emulate_latency: float = _key(0.0, "seconds of a message on an emulated network, which delays every sum; 0: real ones alone")
     emulate_bandwidth: float = _key(0.0, "bytes/s of the emulated network; 0: bytes cost nothing more")
     emulate_ranks: int = _key(0, "ranks that the emulated network is said to join; 0: those there are")
 
     def __post_init__(self) -> None:
         _inside("comm.count_limit", self.count_limit, 1, math.inf)
+        if self.transport != "host" and self.reduction == "tree":
+            raise ValueError(f"comm.reduction = tree sums on the host, comm.transport is {self.transport}: change one of them")
         _inside("comm.emulate_latency", self.emulate_latency, 0, 60)
         _inside("comm.emulate_bandwidth", self.emulate_bandwidth, 0, math.inf)
         _inside("comm.emulate_ranks", self.emulate_ranks, 0, 2**30)

@@ -98,8 +98,8 @@ class Communicator(Protocol):
     def messages(self) -> int:
         """Large and small reductions so far, this rank."""
 
-    def configure(self, reduction: str, count_limit: int) -> None:
-        """How messages planned from now on are summed: ``auto``, ``mpi`` or ``tree``, in pieces of ``count_limit`` elements."""
+    def configure(self, reduction: str, count_limit: int, transport: str = "host") -> None:
+        """How messages are summed from now on: ``auto``, ``mpi``, ``tree``; elements a call; by ``host``, ``device`` or ``nccl``."""
 
     def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> Message:
         """Allocate a message once, before the loop."""

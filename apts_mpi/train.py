@@ -132,10 +132,12 @@ def _watched(
     """Set up, agree, loop, finish; every rank calls."""
     from apts_mpi.parallel.devices import choose_device, set_threads
     from apts_mpi.parallel.handshake import handshake, together
+    from apts_mpi.parallel.transport import choose_transport
 
-    comm.configure(config.comm.reduction, config.comm.count_limit)
     kernels = together(comm, native.extension)
     device = choose_device(config.run.device, comm, config.run.share_gpu)
+    transport = choose_transport(config.comm.transport, comm, device, config.run.share_gpu)
+    comm.configure(config.comm.reduction, config.comm.count_limit, transport)
     threads = set_threads(config.run.threads, comm)
     if device.type == "cuda":
         _prepare_gpu(config)
@@ -150,6 +152,8 @@ def _watched(
     arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
     if kernels is not None:
         arithmetic += f", kernels {native.state()}"
+    if transport != "host":
+        arithmetic += f", sums by {transport}"
     model = {"layout of the parameters": problem.flat.layout, "frozen parameters and buffers": problem.flat.fixed}
     handshake(comm, {**model, "data": data.fingerprint, "arithmetic": arithmetic})
     if found is not None:

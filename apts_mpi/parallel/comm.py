@@ -6,8 +6,8 @@ order; nothing raises on one rank alone between two of them. ``pulse`` counts th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from apts_mpi.parallel.pulse import Pulse, verb
 from apts_mpi.parallel.reduce import MpiReducer, Reducer, choose
 from apts_mpi.parallel.serial import checked, checked_part
 from apts_mpi.parallel.started import choose_started
+from apts_mpi.parallel.transport import TRANSPORTS, DeviceReducer, MpiDevice, Nccl
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -39,13 +40,15 @@ class MpiCommunicator:
         reduction: "mpi" (MPI_Allreduce), "tree" (fixed pairwise tree: for 2^k subdomains the same bits on every 2^j
             ranks) or "auto" (MPI_Allreduce where a trial at plan() shows that it gives the bits of the tree).
         count_limit: elements in one MPI call.
+        transport: how messages on a GPU travel, see ``transport``; on the device the reduction is the library's.
     """
 
-    def __init__(self, comm: MPI.Intracomm, reduction: str = "auto", count_limit: int = 2**30) -> None:
+    def __init__(self, comm: MPI.Intracomm, reduction: str = "auto", count_limit: int = 2**30, transport: str = "host") -> None:
         from mpi4py import MPI
 
         self.comm = comm
-        self.configure(reduction, count_limit)
+        self._nccl: Nccl | None = None
+        self.configure(reduction, count_limit, transport)
         self.rank, self.size, self.host = comm.Get_rank(), comm.Get_size(), MPI.Get_processor_name()
         node = comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
         self.local_rank, self.local_size = node.Get_rank(), node.Get_size()
@@ -60,14 +63,16 @@ class MpiCommunicator:
         """Sums so far, large and small; also counted at one rank, where ``bytes`` stays 0."""
         return self.large + self.small
 
-    def configure(self, reduction: str, count_limit: int) -> None:
+    def configure(self, reduction: str, count_limit: int, transport: str = "host") -> None:
         """How messages planned from now on are summed."""
         if reduction not in ("auto", "mpi", "tree"):
             raise ValueError(f"comm.reduction must be auto, mpi or tree, got {reduction!r}")
         if count_limit < 1:
             raise ValueError(f"comm.count_limit must be at least 1, got {count_limit}")
-        self.reduction, self.count_limit = reduction, count_limit
-        self._small = MpiReducer(self.comm, count_limit)  # lanes and flags are exact in any order
+        if transport not in TRANSPORTS or (transport != "host" and reduction == "tree"):
+            raise ValueError(f"comm.transport must be host, or with another reduction than tree device or nccl, got {transport!r}")
+        self.reduction, self.count_limit, self.transport = reduction, count_limit, transport
+        self._small: Callable[[Any], None] = MpiReducer(self.comm, count_limit)  # lanes and flags are exact in any order
         self._started = choose_started(self.comm, reduction, count_limit)
 
     def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:
@@ -76,14 +81,19 @@ class MpiCommunicator:
 
         kind = f"{n_params} {str(dtype).removeprefix('torch.')} + scalars {', '.join(scalars) or 'none'}"
         self.agree("message", kind)
-        message = FlatMessage(n_params, dtype, device, scalars)
+        message = FlatMessage(n_params, dtype, device, scalars, staged=self.transport == "host")
         if self.size > 1:
             reducer = self._choose_reducer(message)
             message.reduce, self.reductions[kind] = reducer, reducer.name
         return message
 
     @verb
-    def _choose_reducer(self, message: FlatMessage) -> Reducer:
+    def _choose_reducer(self, message: FlatMessage) -> Reducer | DeviceReducer:
+        if self.transport == "device":
+            return MpiDevice(self.comm, self.count_limit)
+        if self.transport == "nccl":
+            self._nccl = self._nccl or Nccl(self.comm)
+            return self._nccl
         return choose(self.comm, self.reduction, self.count_limit, message.host)
 
     @verb

@@ -43,7 +43,7 @@ class EmulatedCommunicator(WrappedCommunicator):
         """The sum, then its delay."""
         self.inner.sum_(message, vector)
         flat = checked(message)
-        self._send(flat.host.nbytes if vector else flat.host[flat.n_params :].nbytes)
+        self._send(flat.nbytes(vector))
         self._receive()
 
     def start_sum(self, message: Message, start: int, stop: int) -> None:
@@ -54,7 +54,7 @@ class EmulatedCommunicator(WrappedCommunicator):
     def finish_sum(self, message: Message) -> None:
         """Scalars and flags follow; back when all has really arrived and would have on the network."""
         flat = checked(message)
-        self._send(flat.host[flat.n_params :].nbytes)
+        self._send(flat.nbytes(vector=False))
         self.inner.finish_sum(message)
         self._receive()
 

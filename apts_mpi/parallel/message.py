@@ -74,24 +74,26 @@ class FlatMessage:
 
     ``vector`` (n,) lies at the head of ``host`` on a CPU; on a GPU it is a buffer of its own, and
     ``host`` is pinned and staged by ``fetch`` and ``settle``. Lanes and flags are filled on the host.
+    Unless ``staged``, all of it lies on the device to be summed there, and ``host`` holds lanes and flags alone.
     """
 
-    def __init__(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> None:
+    def __init__(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str], staged: bool = True) -> None:
         import torch
 
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"messages are float32 or float64, got {dtype}")
         if len(set(scalars)) != len(scalars):
             raise ValueError(f"scalar names must differ, got {', '.join(scalars)}")
-        cells = n_params + LANE * len(scalars) + len(Flag)
+        tail = LANE * len(scalars) + len(Flag)
         self._cuda = device.type == "cuda"
-        buffer = torch.zeros(cells, dtype=dtype, pin_memory=self._cuda)
-        self.n_params = n_params
-        self.reduce: Callable[[Cells], None] = lambda cells: None  # set by plan: the sum of ``host`` over the ranks
+        buffer = torch.zeros(n_params * staged + tail, dtype=dtype, pin_memory=self._cuda)
+        self.n_params, self.staged = n_params, staged
+        self.reduce: Callable[[Any], None] = lambda cells: None  # set by plan: the sum over the ranks of what ``fetch`` gives
         self.host: Cells = buffer.numpy()
-        self.vector: Tensor = torch.zeros(n_params, dtype=dtype, device=device) if self._cuda else buffer[:n_params]
-        self._planned, self._staged = self.vector, buffer[:n_params]
-        self._tail: Cells = self.host[n_params:]
+        self._whole = buffer if staged else torch.zeros(n_params + tail, dtype=dtype, device=device)
+        self.vector: Tensor = torch.zeros(n_params, dtype=dtype, device=device) if staged and self._cuda else self._whole[:n_params]
+        self._planned, self._beside = self.vector, buffer[-tail:]
+        self._tail: Cells = self.host[-tail:]
         self._lanes = {name: slice(LANE * i, LANE * (i + 1)) for i, name in enumerate(scalars)}
         self._flags = LANE * len(scalars)
         self._sums: Cells = np.zeros(len(self._tail))
@@ -124,21 +126,30 @@ class FlatMessage:
         if self.vector is not self._planned:
             raise ValueError("message.vector was replaced; write into it (vector.copy_, out=) instead")
 
-    def fetch(self, vector: bool) -> Cells:
-        """The host buffer to reduce, up to date: everything, or lanes and flags alone."""
+    def nbytes(self, vector: bool) -> int:
+        """What a sum sends: everything, or lanes and flags alone."""
+        return (self.n_params * vector + len(self._tail)) * self.host.itemsize
+
+    def fetch(self, vector: bool) -> Cells | Tensor:
+        """The buffer to reduce, up to date: everything, on the host if it is staged; or lanes and flags alone, on the host."""
         self.check()
         if not vector:
             return self._tail
+        if not self.staged:
+            self._whole[self.n_params :].copy_(self._beside, non_blocking=True)
+            return self._whole
         if self._cuda:
-            to_host_(self._staged, self.vector)
+            to_host_(self._whole[: self.n_params], self.vector)
         return self.host
 
     def settle(self, vector: bool) -> None:
         """After the reduction: keep the sums for ``get`` and ``count``, empty lanes and flags for the next one."""
+        if vector and not self.staged:
+            to_host_(self._beside, self._whole[self.n_params :])
         self._sums[:] = self._tail
         self._tail[:] = 0.0
-        if vector and self._cuda:
-            self.vector.copy_(self._staged, non_blocking=True)
+        if vector and self.staged and self._cuda:
+            self.vector.copy_(self._whole[: self.n_params], non_blocking=True)
 
     def _lane(self, name: str) -> slice:
         if name not in self._lanes:
@@ -148,7 +159,13 @@ class FlatMessage:
 
 def to_host_(host: Tensor, vector: Tensor) -> None:
     """Copy a device vector and wait for its stream: the one place where a device meets the wire."""
+    host.copy_(vector, non_blocking=True)
+    wait_for(vector.device)
+
+
+def wait_for(device: device) -> None:
+    """Wait for the current stream of a GPU; a CPU has none."""
     import torch
 
-    host.copy_(vector, non_blocking=True)
-    torch.cuda.current_stream(vector.device).synchronize()
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

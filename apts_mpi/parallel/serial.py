@@ -27,7 +27,7 @@ def checked_part(message: Message, start: int, stop: int) -> FlatMessage:
     """``message`` if these entries of its vector can be summed while the rank computes, else TypeError or ValueError."""
     flat = checked(message)
     flat.check()
-    if flat.vector.device.type != "cpu":
+    if flat.vector.device.type != "cpu" or not flat.staged:
         raise ValueError(f"start_sum works on CPU tensors alone, got one on {flat.vector.device}; set baseline.overlap = false")
     if not 0 <= start < stop <= flat.n_params:
         raise ValueError(f"start_sum takes a part of the {flat.n_params} entries, got {start}..{stop}")
@@ -55,7 +55,7 @@ class SerialCommunicator:
         """Sums so far."""
         return self.large + self.small
 
-    def configure(self, reduction: str, count_limit: int) -> None:
+    def configure(self, reduction: str, count_limit: int, transport: str = "host") -> None:
         """Nothing is sent, so nothing to configure."""
 
     def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:

@@ -30,9 +30,9 @@ class WrappedCommunicator:
         """Large and small reductions so far, this rank."""
         return self.inner.messages
 
-    def configure(self, reduction: str, count_limit: int) -> None:
+    def configure(self, reduction: str, count_limit: int, transport: str = "host") -> None:
         """How messages planned from now on are summed."""
-        self.inner.configure(reduction, count_limit)
+        self.inner.configure(reduction, count_limit, transport)
 
     def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> Message:
         """Allocate a message once, before the loop."""

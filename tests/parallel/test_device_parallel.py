@@ -53,9 +53,10 @@ class Wire:
         def call(*buffers: Any, **keys: Any) -> Any:
             for buffer in buffers:
                 part = buffer[0] if isinstance(buffer, list) else buffer
-                assert isinstance(part, np.ndarray) or part == MPI.IN_PLACE, f"{name} was given a {type(part).__name__}"
-            self.events.append(name)
-            return inner(*buffers, **keys)
+                assert isinstance(part, np.ndarray | OnDevice) or part == MPI.IN_PLACE, f"{name} was given a {type(part).__name__}"
+            on_device = any(isinstance(buffer, OnDevice) for buffer in buffers)
+            self.events.append(f"{name} on the device" if on_device else name)
+            return inner(*(buffer.as_subclass(torch.Tensor) if isinstance(buffer, OnDevice) else buffer for buffer in buffers), **keys)
 
         return call
 
@@ -110,6 +111,22 @@ def test_a_device_vector_is_copied_waited_for_and_then_summed_on_the_host(events
         comm.sum_(message)
         seen, sums = list(events), {"mpi": ["Allreduce"], "tree": ["Alltoallv", "Allgatherv"]}[reduction] if SIZE > 1 else []
         everywhere(seen == ["to host", "synchronise", *sums, "to device"], seen)
+        total = SIZE * (SIZE + 1) / 2
+        everywhere(message.vector.as_subclass(torch.Tensor).tolist() == [total] * 7 and message.get("loss") == SIZE)
+
+
+@pytest.mark.fault(52)
+def test_mpi_is_given_device_memory_only_after_the_stream_that_fills_it_is_at_rest(events: list[str]) -> None:
+    """And scalars are read only after they have come back to the host."""
+    comm = MpiCommunicator(Wire(events), "mpi", transport="device")  # type: ignore[arg-type]
+    message = comm.plan(7, torch.float32, GPU, ["loss"])
+    for _ in range(2):
+        message.vector.as_subclass(torch.Tensor).fill_(RANK + 1.0)
+        message.put("loss", [1.0])
+        events.clear()
+        comm.sum_(message)
+        seen, sums = list(events), ["synchronise", "Allreduce on the device"] if SIZE > 1 else []
+        everywhere(seen == ["to device", *sums, "to host", "synchronise"], seen)
         total = SIZE * (SIZE + 1) / 2
         everywhere(message.vector.as_subclass(torch.Tensor).tolist() == [total] * 7 and message.get("loss") == SIZE)
 
