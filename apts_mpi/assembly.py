@@ -143,22 +143,24 @@ def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm:
     check_method(config, orders[0].batches, device)
     mine = block(subdomains, comm.size, comm.rank)
     owned = range(orders[mine.start].indices.start, orders[mine.stop - 1].indices.stop)
-    resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, device)
+    resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, device, config.data.place)
     resolved = resolve_loss(loss)
     objective = DataObjective(Evaluator(flat, resolved, resident), orders, mine, orders[0].batches)
     test = None
     if data.test is not None:
-        test = _resident(data, data.test, [block(data.test.samples, comm.size, comm.rank)], dtype, device)
+        test = _resident(data, data.test, [block(data.test.samples, comm.size, comm.rank)], dtype, device, config.data.place)
     return Problem(flat, objective, resolved, test, flat.initial(), data, samples, subdomains, mine, owned)
 
 
-def _resident(data: Data, source: Source, ranges: Sequence[range], dtype: torch.dtype, device: torch.device) -> Samples:
+def _resident(data: Data, source: Source, ranges: Sequence[range], dtype: torch.dtype, device: torch.device, place: str) -> Samples:
     """The samples of some ranges, read one after the other and kept in stored form."""
     kept = [part for part in ranges if len(part)] or [range(0)]  # a small test set may leave a rank without samples
     parts = [source.read(part.start, part.stop) for part in kept]
     inputs, targets = (torch.cat([_tensor(part[i]) for part in parts]) for i in (0, 1))
     with enough_memory():
-        return Samples(kept, inputs, targets, dtype=dtype, device=device, scale=data.scale, shift=data.shift, tokens=data.tokens)
+        return Samples(
+            kept, inputs, targets, dtype=dtype, device=device, scale=data.scale, shift=data.shift, tokens=data.tokens, place=place
+        )
 
 
 def _tensor(values: Values) -> Tensor:

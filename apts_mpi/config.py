@@ -27,6 +27,7 @@ class DataConfig:
     overlap: float = _key(0.05, "share borrowed from the next subdomain, and from the next minibatch")
     normalize: Literal["scalar", "channel", "none"] = _key("scalar", "which stored mean and std")
     limit: int = _key(0, "use only the first samples of the training set; 0: all")
+    place: Literal["auto", "device", "host"] = _key("auto", "where samples lie; host: copied as they are used; auto: half the free memory")
 
     def __post_init__(self) -> None:
         _inside("data.batch", self.batch, 0, math.inf)

@@ -1,4 +1,4 @@
-"""The samples of one rank, resident on its device in stored form (uint8 images stay uint8)."""
+"""The samples of one rank in stored form (uint8 images stay uint8), resident on its device or, beyond its memory, on the host."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apts_mpi.problem.staging import Staging, fits
+
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -16,19 +18,22 @@ class Samples:
 
     ``inputs``: (rows, *sample_shape), any real dtype; ``targets``: (rows, ...). ``ranges`` say which
     samples of the training set the rows are. What the model sees is inputs * scale + shift in ``dtype``;
-    ``tokens`` are handed to it as integers.
+    ``tokens`` are handed to it as integers. ``place``: device, host or auto, see ``staging``.
     """
 
     def __init__(
         self, ranges: Sequence[range], inputs: Tensor, targets: Tensor, *, dtype: torch.dtype, device: torch.device,
-        scale: Tensor | None = None, shift: Tensor | None = None, tokens: bool = False,
+        scale: Tensor | None = None, shift: Tensor | None = None, tokens: bool = False, place: str = "auto",
     ) -> None:  # fmt: skip
         if sum(map(len, ranges)) != len(inputs) or len(inputs) != len(targets):
             raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets do not fill the ranges {ranges}")
         self.ranges = list(ranges)
-        self.inputs, self.targets = inputs.to(device), targets.to(device)
-        if self.targets.dtype.is_floating_point:
-            self.targets = self.targets.to(dtype)
+        if targets.dtype.is_floating_point:
+            targets = targets.to(dtype)
+        resident = fits(inputs.nbytes + targets.nbytes, place, device)
+        self.home = device if resident else torch.device("cpu")
+        self.inputs, self.targets = inputs.to(self.home), targets.to(self.home)
+        self._sent = None if resident else (Staging(self.inputs, device), Staging(self.targets, device))
         self.dtype, self.device, self.tokens = dtype, device, tokens
         self.scale = None if scale is None else scale.to(device, dtype)
         self.shift = None if shift is None else shift.to(device, dtype)
@@ -38,7 +43,7 @@ class Samples:
         first = self.ranges[0][:count]
         return Samples(
             [first], self.inputs[: len(first)], self.targets[: len(first)], dtype=self.dtype, device=self.device,
-            scale=self.scale, shift=self.shift, tokens=self.tokens,
+            scale=self.scale, shift=self.shift, tokens=self.tokens, place="device",
         )  # fmt: skip
 
     def number(self, row: int) -> int:
@@ -50,7 +55,7 @@ class Samples:
         raise IndexError(f"row {row} is beyond the samples held")
 
     def rows(self, indices: Rows) -> Tensor:
-        """Row numbers, on the device, of samples given by their numbers in the training set."""
+        """Row numbers, where the samples are, of samples given by their numbers in the training set."""
         rows = np.full(len(indices), -1, dtype=np.int64)
         offset = 0
         for block in self.ranges:
@@ -58,14 +63,17 @@ class Samples:
             rows[inside] = indices[inside] - block.start + offset
             offset += len(block)
         assert (rows >= 0).all(), "a sample was asked for that this rank does not hold"
-        return torch.from_numpy(rows).to(self.device)
+        return torch.from_numpy(rows).to(self.home)
 
     def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Normalised inputs in the run's dtype, and targets."""
-        inputs = self.inputs[rows]
+        """Normalised inputs in the run's dtype, and targets, on the device."""
+        if self._sent is None:
+            inputs, targets = self.inputs[rows], self.targets[rows]
+        else:
+            inputs, targets = (staging.send(rows) for staging in self._sent)
         if self.tokens:
-            return inputs.long(), self.targets[rows]
+            return inputs.long(), targets
         inputs = inputs.to(self.dtype)
         if self.scale is not None and self.shift is not None:
             inputs = torch.addcmul(self.shift, inputs, self.scale)
-        return inputs, self.targets[rows]
+        return inputs, targets
