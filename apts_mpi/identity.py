@@ -9,7 +9,7 @@ from apts_mpi import settings
 from apts_mpi.config import Config
 
 # Settings that do not move the trajectory up to where it is.
-FREE = ("stop.", "checkpoint.", "safety.", "comm.emulate_", "run.", "data.path")
+FREE = ("stop.", "checkpoint.", "safety.", "comm.emulate_", "run.", "data.path", "data.place")
 BOUND = ("run.seed", "run.deterministic", "run.device")  # but for these
 PARTS = ("solver.", "trust_region.", "local.", "global_step.")  # of APTS
 GLOBAL = ("trust_region.", "global_step.", "local.gamma")  # of them, what the global trust region alone has too
