@@ -56,7 +56,7 @@ def train(
     elif keys:
         raise ValueError(f"give either config or single keys, got both ({', '.join(keys)})")
     _check_label(config)
-    plain = DataConfig(batch=config.data.batch, overlap=config.data.overlap)
+    plain = DataConfig(batch=config.data.batch, overlap=config.data.overlap, place=config.data.place)
     if config.data != plain:
         raise ValueError("data.path, data.limit and data.normalize are for data sets on disk: tensors are taken as they are")
     from apts_mpi.parallel import launch

@@ -16,6 +16,8 @@ def main(where: str) -> int:
     from apts_mpi.parallel.message import wait_for
 
     device = torch.device(where)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # a tensor of another one cannot be handed over
     sent = torch.arange(LENGTH, dtype=torch.float32, device=device)
     got = torch.zeros_like(sent)
     wait_for(device)
