@@ -136,7 +136,7 @@ def _watched(
 
     kernels = together(comm, native.extension)
     device = choose_device(config.run.device, comm, config.run.share_gpu)
-    transport = choose_transport(config.comm.transport, comm, device, config.run.share_gpu)
+    transport, note = choose_transport(config.comm.transport, comm, device, config.run.share_gpu)
     comm.configure(config.comm.reduction, config.comm.count_limit, transport)
     threads = set_threads(config.run.threads, comm)
     if device.type == "cuda":
@@ -161,7 +161,7 @@ def _watched(
     comm.broadcast_(problem.theta)
     timers.phase(timing.WARM_UP)
     together(comm, lambda: trial.check_model(problem))
-    notes = trial.notes(problem, comm)
+    notes = [*trial.notes(problem, comm), *([note] if note else [])]
     facts = {**facts, **({"note": "; ".join(notes)} if notes else {})}
     comm.barrier()  # all ranks measure their peak at the same time, as they will compute
     flops = together(comm, lambda: assembly.measure(problem, config.run.peak))

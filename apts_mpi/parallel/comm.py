@@ -6,8 +6,8 @@ order; nothing raises on one rank alone between two of them. ``pulse`` counts th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from apts_mpi.parallel.pulse import Pulse, verb
 from apts_mpi.parallel.reduce import MpiReducer, Reducer, choose
 from apts_mpi.parallel.serial import checked, checked_part
 from apts_mpi.parallel.started import choose_started
-from apts_mpi.parallel.transport import TRANSPORTS, DeviceReducer, MpiDevice, Nccl
+from apts_mpi.parallel.transport import TRANSPORTS, MpiDevice, Nccl, check_sum
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -72,7 +72,7 @@ class MpiCommunicator:
         if transport not in TRANSPORTS or (transport != "host" and reduction == "tree"):
             raise ValueError(f"comm.transport must be host, or with another reduction than tree device or nccl, got {transport!r}")
         self.reduction, self.count_limit, self.transport = reduction, count_limit, transport
-        self._small: Callable[[Any], None] = MpiReducer(self.comm, count_limit)  # lanes and flags are exact in any order
+        self._small = MpiReducer(self.comm, count_limit)  # lanes and flags are exact in any order
         self._started = choose_started(self.comm, reduction, count_limit)
 
     def plan(self, n_params: int, dtype: dtype, device: device, scalars: Sequence[str]) -> FlatMessage:
@@ -83,17 +83,19 @@ class MpiCommunicator:
         self.agree("message", kind)
         message = FlatMessage(n_params, dtype, device, scalars, staged=self.transport == "host")
         if self.size > 1:
-            reducer = self._choose_reducer(message)
+            reducer = self._choose_reducer(message) if message.staged else self._device_reducer(message)
             message.reduce, self.reductions[kind] = reducer, reducer.name
         return message
 
-    @verb
-    def _choose_reducer(self, message: FlatMessage) -> Reducer | DeviceReducer:
-        if self.transport == "device":
-            return MpiDevice(self.comm, self.count_limit)
+    def _device_reducer(self, message: FlatMessage) -> Reducer:
+        reducer: Reducer = MpiDevice(self.comm, self.count_limit)
         if self.transport == "nccl":
-            self._nccl = self._nccl or Nccl(self.comm)
-            return self._nccl
+            reducer = self._nccl = self._nccl or Nccl(self)
+        check_sum(reducer, self._small, message.whole, self)
+        return reducer
+
+    @verb
+    def _choose_reducer(self, message: FlatMessage) -> Reducer:
         return choose(self.comm, self.reduction, self.count_limit, message.host)
 
     @verb

@@ -90,8 +90,8 @@ class FlatMessage:
         self.n_params, self.staged = n_params, staged
         self.reduce: Callable[[Any], None] = lambda cells: None  # set by plan: the sum over the ranks of what ``fetch`` gives
         self.host: Cells = buffer.numpy()
-        self._whole = buffer if staged else torch.zeros(n_params + tail, dtype=dtype, device=device)
-        self.vector: Tensor = torch.zeros(n_params, dtype=dtype, device=device) if staged and self._cuda else self._whole[:n_params]
+        self.whole = buffer if staged else torch.zeros(n_params + tail, dtype=dtype, device=device)
+        self.vector: Tensor = torch.zeros(n_params, dtype=dtype, device=device) if staged and self._cuda else self.whole[:n_params]
         self._planned, self._beside = self.vector, buffer[-tail:]
         self._tail: Cells = self.host[-tail:]
         self._lanes = {name: slice(LANE * i, LANE * (i + 1)) for i, name in enumerate(scalars)}
@@ -136,20 +136,20 @@ class FlatMessage:
         if not vector:
             return self._tail
         if not self.staged:
-            self._whole[self.n_params :].copy_(self._beside, non_blocking=True)
-            return self._whole
+            self.whole[self.n_params :].copy_(self._beside, non_blocking=True)
+            return self.whole
         if self._cuda:
-            to_host_(self._whole[: self.n_params], self.vector)
+            to_host_(self.whole[: self.n_params], self.vector)
         return self.host
 
     def settle(self, vector: bool) -> None:
         """After the reduction: keep the sums for ``get`` and ``count``, empty lanes and flags for the next one."""
         if vector and not self.staged:
-            to_host_(self._beside, self._whole[self.n_params :])
+            to_host_(self._beside, self.whole[self.n_params :])
         self._sums[:] = self._tail
         self._tail[:] = 0.0
         if vector and self.staged and self._cuda:
-            self.vector.copy_(self._whole[: self.n_params], non_blocking=True)
+            self.vector.copy_(self.whole[: self.n_params], non_blocking=True)
 
     def _lane(self, name: str) -> slice:
         if name not in self._lanes:

@@ -21,8 +21,8 @@ class Reducer(Protocol):
 
     name: str
 
-    def __call__(self, cells: Cells) -> None:
-        """Replace ``cells`` (1-D, contiguous) by their sum over the ranks."""
+    def __call__(self, cells: Any) -> None:
+        """Replace ``cells`` (1-D, contiguous; an array, or a tensor where the reducer is one for devices) by their sum over the ranks."""
 
 
 class MpiReducer:
@@ -35,7 +35,7 @@ class MpiReducer:
 
         self._comm, self._limit, self._in_place = comm, count_limit, MPI.IN_PLACE
 
-    def __call__(self, cells: Cells) -> None:
+    def __call__(self, cells: Any) -> None:
         for start in range(0, len(cells), self._limit):
             self._comm.Allreduce(self._in_place, cells[start : start + self._limit])
 
@@ -85,7 +85,7 @@ def choose(comm: MPI.Intracomm, wanted: str, count_limit: int, cells: Cells) -> 
     differences = np.zeros(1, np.int64)
     twin = np.empty_like(cells)
     for probe in range(PROBES):
-        cells[:] = twin[:] = _spread(len(cells), cells.dtype, seed=probe * comm.Get_size() + comm.Get_rank())
+        cells[:] = twin[:] = spread(len(cells), cells.dtype, seed=probe * comm.Get_size() + comm.Get_rank())
         mpi(cells)
         tree(twin)
         differences += np.count_nonzero(cells != twin)
@@ -94,7 +94,7 @@ def choose(comm: MPI.Intracomm, wanted: str, count_limit: int, cells: Cells) -> 
     return tree if differences[0] else mpi
 
 
-def _spread(length: int, dtype: np.dtype[Any], seed: int) -> Cells:
+def spread(length: int, dtype: np.dtype[Any], seed: int) -> Cells:
     """Random values over 20 binary orders of magnitude, so that another order of summing shows in the last bits."""
     random = np.random.default_rng(seed)
     period = min(length, 1_000_003)  # repeated: drawing 10^8 numbers would take seconds

@@ -9,83 +9,114 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from hashlib import blake2b
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from apts_mpi.parallel.handshake import HandshakeError, TextGatherer
+from apts_mpi.parallel.handshake import HandshakeError, together
 from apts_mpi.parallel.message import wait_for
+from apts_mpi.parallel.reduce import MpiReducer, Reducer, spread
 
 if TYPE_CHECKING:
-    from mpi4py import MPI
     from torch import Tensor, device
+
+    from apts_mpi.contracts import Communicator
+
+T = TypeVar("T")
 
 TRANSPORTS = ("host", "device", "nccl")
 PATIENCE = 60.0  # s that the process may take which tries MPI on a device
 # What launchers set for the ranks they start; a process without these is an MPI program of one rank.
-LAUNCHED = ("PMI", "OMPI_COMM_", "PRTE", "SLURM_", "HYDI_", "HYDRA_", "MPI_LOCAL", "PALS_", "FLUX_")
-NCCL_ID = 128  # bytes of ncclUniqueId
+LAUNCHED = (
+    "PMI", "OMPI_COMM_", "OMPI_MCA_ess", "OMPI_MCA_pmix", "OMPI_MCA_orte_", "PRTE", "SLURM_", "HYDI_", "HYDRA_", "MPI_LOCAL", "PALS_",
+    "FLUX_",
+)  # fmt: skip
+CRAY = "MPICH_GPU_SUPPORT_ENABLED"  # the job scripts set it to 0, for mpi4py without Cray's GTL library
 
 
-class DeviceReducer(Protocol):
-    """Sums in place what lies on a device; every rank calls."""
-
-    name: str
-
-    def __call__(self, cells: Tensor) -> None:
-        """Replace ``cells`` (1-D, contiguous) by their sum over the ranks, behind the current stream."""
-
-
-class MpiDevice:
-    """MPI_Allreduce of device memory in pieces, after the stream that fills it has come to rest: MPI knows no streams."""
+class MpiDevice(MpiReducer):
+    """MPI_Allreduce of device memory, after the stream that fills it has come to rest: MPI knows no streams."""
 
     name = "mpi on the device"
 
-    def __init__(self, comm: MPI.Intracomm, count_limit: int) -> None:
-        from mpi4py import MPI
-
-        self._comm, self._limit, self._in_place = comm, count_limit, MPI.IN_PLACE
-
     def __call__(self, cells: Tensor) -> None:
         wait_for(cells.device)
-        for start in range(0, len(cells), self._limit):
-            self._comm.Allreduce(self._in_place, cells[start : start + self._limit])
+        super().__call__(cells)
 
 
 class Nccl:
-    """ncclAllReduce on the current stream; MPI carries the identifier with which the ranks find each other. Collective to build."""
+    """ncclAllReduce on the current stream; MPI carries the identifier with which the ranks find each other.
+
+    Every rank builds it. SetupError on all of them if one cannot.
+    """
 
     name = "nccl"
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    def __init__(self, comm: Communicator) -> None:
         from torch.cuda import nccl
 
         unique_id: Callable[[], bytes] = nccl.unique_id
         init_rank: Callable[[int, bytes, int], object] = nccl.init_rank
-        key = np.zeros(NCCL_ID, np.uint8)
-        if comm.Get_rank() == 0:
-            key[:] = np.frombuffer(unique_id(), np.uint8)
-        comm.Bcast(key, root=0)
-        self._link = init_rank(comm.Get_size(), key.tobytes(), comm.Get_rank())
+        key = comm.share(_linking(comm, lambda: unique_id().hex() if comm.rank == 0 else ""))
+        self._link = _linking(comm, lambda: init_rank(comm.size, bytes.fromhex(key), comm.rank))
         self._sum: Callable[..., object] = nccl.all_reduce
 
     def __call__(self, cells: Tensor) -> None:
         self._sum([cells], comms=[self._link])
 
 
-def choose_transport(wanted: str, comm: TextGatherer, device: device, share_gpu: bool = False) -> str:
-    """host, device or nccl for ``wanted`` (or auto: the device if MPI can, else the host); every rank calls.
+def _linking(comm: Communicator, action: Callable[[], T]) -> T:
+    """``together``, of what NCCL refuses with a RuntimeError."""
+
+    def tried() -> T:
+        try:
+            return action()
+        except RuntimeError as problem:
+            raise OSError(f"NCCL cannot link the ranks: {problem}; set comm.transport to host") from problem
+
+    return together(comm, tried)
+
+
+def check_sum(reducer: Reducer, host: Reducer, whole: Tensor, comm: Communicator) -> None:
+    """Sum numbers that are known by both; HandshakeError on every rank unless ``reducer`` adds like ``host`` and gives all the same bits.
+
+    ``whole``, the buffer on the device, is left full of zeros.
+    """
+    import torch
+
+    mine = spread(len(whole), np.dtype(str(whole.dtype).removeprefix("torch.")), seed=comm.rank)
+    wanted, sizes = mine.copy(), np.abs(mine)
+    host(wanted)
+    host(sizes)
+    whole.copy_(torch.from_numpy(mine))
+    reducer(whole)
+    got = whole.cpu().numpy().copy()  # on a CPU too a copy: the buffer is cleared next
+    whole.zero_()
+    allowed = 2 * comm.size * np.finfo(got.dtype).eps * sizes
+    wrong = int(np.count_nonzero(~(np.abs(got - wanted) <= allowed)))  # nan is wrong, too
+    problems = comm.gather_text(f"{wrong} of {len(got)} entries are wrong" if wrong else "")
+    if any(problems):
+        words = next(f"rank {rank}: {problem}" for rank, problem in enumerate(problems) if problem)
+        raise HandshakeError(f"a sum by {reducer.name} is no sum, {words}; set comm.transport to host")
+    comm.agree(f"sum by {reducer.name}", blake2b(got.tobytes(), digest_size=8).hexdigest())
+
+
+def choose_transport(wanted: str, comm: Communicator, device: device, share_gpu: bool = False) -> tuple[str, str]:
+    """host, device or nccl for ``wanted`` (auto: the device if MPI can, else the host), and why auto is the host; every rank calls.
 
     HandshakeError on every rank, with what is missing and where, if one of them cannot do what was asked for.
     """
-    if wanted == "host" or (wanted == "auto" and device.type != "cuda"):
-        return "host"
+    if wanted == "host" or comm.size == 1 or (wanted == "auto" and device.type != "cuda"):
+        return "host", ""
     name = "device" if wanted == "auto" else wanted
     found = comm.gather_text(lacking(name, device, share_gpu))
     problems = [f"rank {rank}: {words}" for rank, words in enumerate(found) if words]
-    if problems and wanted != "auto":
+    if not problems:
+        return name, ""
+    if wanted != "auto":
         raise HandshakeError(f"comm.transport = {wanted} cannot be had, {problems[0]}; set comm.transport to host")
-    return "host" if problems else name
+    return "host", f"comm.transport = auto is host, {problems[0]}"
 
 
 def lacking(name: str, device: device, share_gpu: bool = False) -> str:
@@ -115,4 +146,6 @@ def probe(where: str) -> str:
         return ""
     said = tried.stderr.decode(errors="replace").strip().splitlines()
     ended = f"signal {-tried.returncode}" if tried.returncode < 0 else f"exit code {tried.returncode}"
+    if around.get(CRAY) == "0":
+        ended += f", {CRAY} is 0"
     return f"MPI could not sum a vector on {where} ({ended}{', ' + said[-1] if said else ''})"

@@ -14,8 +14,8 @@ from apts_mpi.bench.measure import Plan
 from apts_mpi.contracts import Flag
 from apts_mpi.parallel import transport
 from apts_mpi.parallel.comm import MpiCommunicator
-from apts_mpi.parallel.handshake import HandshakeError
-from apts_mpi.parallel.transport import NCCL_ID, choose_transport
+from apts_mpi.parallel.handshake import HandshakeError, SetupError
+from apts_mpi.parallel.transport import choose_transport
 
 pytestmark = pytest.mark.mpi
 
@@ -75,7 +75,7 @@ def test_nccl_is_linked_once_by_mpi_and_sums_behind_the_stream(monkeypatch: pyte
         assert comms == ["link"]
         WORLD.Allreduce(MPI.IN_PLACE, tensors[0])
 
-    monkeypatch.setattr(nccl, "unique_id", lambda: bytes([RANK + 1] * NCCL_ID))
+    monkeypatch.setattr(nccl, "unique_id", lambda: bytes([RANK + 1] * 128))
     monkeypatch.setattr(nccl, "init_rank", init_rank)
     monkeypatch.setattr(nccl, "all_reduce", all_reduce)
     comm = MpiCommunicator(WORLD, transport="nccl")
@@ -85,7 +85,52 @@ def test_nccl_is_linked_once_by_mpi_and_sums_behind_the_stream(monkeypatch: pyte
         message.put("loss", [0.5])
         comm.sum_(message)
         everywhere(message.vector.tolist() == [2.0**SIZE - 1] * length and message.get("loss") == 0.5 * SIZE, message.vector)
-    everywhere(linked == ([(SIZE, bytes([1] * NCCL_ID), RANK)] if SIZE > 1 else []), linked)
+    everywhere(linked == ([(SIZE, bytes([1] * 128), RANK)] if SIZE > 1 else []), linked)
+
+def _link(monkeypatch: pytest.MonkeyPatch, **stands_in: Any) -> MpiCommunicator:
+    from torch.cuda import nccl
+
+    usual = {"unique_id": lambda: bytes(128), "init_rank": lambda size, key, rank: "link", "all_reduce": lambda tensors, comms: None}
+    for name, function in (usual | stands_in).items():
+        monkeypatch.setattr(nccl, name, function)
+    return MpiCommunicator(WORLD, transport="nccl")
+
+
+def refuse(*words: object) -> bytes:
+    raise RuntimeError("no network interface")
+
+
+@pytest.mark.skipif(SIZE == 1, reason="nothing is linked")
+@pytest.mark.parametrize("step", ["unique_id", "init_rank"])
+def test_ranks_that_cannot_be_linked_leave_nobody_waiting(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """One rank fails: all are told, with the way out."""
+    failing = 0 if step == "unique_id" else SIZE - 1
+    comm = _link(monkeypatch, **({step: refuse} if failing == RANK else {}))
+    with refused_everywhere(SetupError, "no network interface; set comm.transport to host"):
+        comm.plan(4, torch.float32, CPU, [])
+
+
+@pytest.mark.skipif(SIZE == 1, reason="nothing is summed")
+def test_a_sum_that_is_none_is_found_when_a_message_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    comm = _link(monkeypatch)  # it adds nothing
+    with refused_everywhere(HandshakeError, "a sum by nccl is no sum"):
+        comm.plan(4, torch.float32, CPU, [])
+
+
+@pytest.mark.skipif(SIZE == 1, reason="one rank agrees with itself")
+def test_ranks_that_hold_other_bits_are_found_when_a_message_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def almost(tensors: list[torch.Tensor], comms: list[str]) -> None:
+        WORLD.Allreduce(MPI.IN_PLACE, tensors[0])
+        tensors[0].mul_(1 + torch.finfo(torch.float32).eps * (SIZE - 1 == RANK))
+
+    comm = _link(monkeypatch, all_reduce=almost)
+    with refused_everywhere(HandshakeError, "sum by nccl"):
+        comm.plan(400, torch.float32, CPU, [])
+
+
+def test_mpi_is_tried_outside_of_the_ranks_that_the_launcher_started() -> None:
+    everywhere(RANK != 0 or transport.probe("cpu") == "")
+
 
 def test_a_sum_in_parts_needs_the_host() -> None:
     comm = MpiCommunicator(WORLD, "mpi", transport="device")
@@ -100,15 +145,18 @@ def test_what_cannot_be_is_refused(reduction: str, name: str) -> None:
 
 def test_a_transport_is_chosen_by_all_ranks_together(monkeypatch: pytest.MonkeyPatch) -> None:
     comm = MpiCommunicator(WORLD)
-    assert choose_transport("auto", comm, CPU) == choose_transport("host", comm, GPU) == "host"
+    assert choose_transport("auto", comm, CPU) == choose_transport("host", comm, GPU) == ("host", "")
+    if SIZE == 1:  # nothing is sent
+        assert choose_transport("nccl", comm, CPU) == ("host", "")
+        return
     with refused_everywhere(HandshakeError, "rank 0: it computes on a CPU"):
         choose_transport("nccl", comm, CPU)
     with refused_everywhere(HandshakeError, "run.share_gpu"):
         choose_transport("nccl", comm, GPU, share_gpu=True)
     monkeypatch.setattr(transport, "probe", lambda where: "")
-    everywhere(choose_transport("auto", comm, GPU) == choose_transport("device", comm, GPU) == "device")
+    everywhere(choose_transport("auto", comm, GPU) == choose_transport("device", comm, GPU) == ("device", ""))
     monkeypatch.setattr(transport, "probe", lambda where: "it crashed" if SIZE - 1 == RANK else "")
-    everywhere(choose_transport("auto", comm, GPU) == "host")
+    everywhere(choose_transport("auto", comm, GPU) == ("host", f"comm.transport = auto is host, rank {SIZE - 1}: it crashed"))
     with refused_everywhere(HandshakeError, f"rank {SIZE - 1}: it crashed; set comm.transport to host"):
         choose_transport("device", comm, GPU)
 
