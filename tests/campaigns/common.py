@@ -66,7 +66,7 @@ class Campaign:
         self.facts: dict[str, Any] = {}  # measured beside the counts
         self.failures: list[str] = []
         self.slowest = 0.0  # s from a fault until all had ended, or had gone on
-        self._began = time.monotonic()
+        self._began, self._out = time.monotonic(), sys.stdout  # a case may have the output of a run redirected when it says something
 
     def chance(self, case: int) -> random.Random:
         """The random choices of a case."""
@@ -85,7 +85,7 @@ class Campaign:
 
     def say(self, words: str) -> None:
         """A line, at once."""
-        print(f"{time.monotonic() - self._began:7.1f} s  {words}", flush=True)
+        print(f"{time.monotonic() - self._began:7.1f} s  {words}", file=self._out, flush=True)
 
     def progress(self, done: int, every: int) -> None:
         """A line for so many cases."""

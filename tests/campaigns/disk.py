@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,13 @@ def unmount(folder: Path) -> None:
     LIBC.umount2(os.fsencode(folder), MNT_DETACH)
 
 
+def written() -> None:
+    """Wait for the checkpoint that is being written, if there is one: on a slow disk it takes many iterations."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
+
+
 @contextlib.contextmanager
 def full(run: Path) -> Iterator[None]:
     """Fill the tmpfs to its last byte."""
@@ -74,6 +82,7 @@ def full(run: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def read_only(run: Path) -> Iterator[None]:
     """As the kernel does after an error; files that are open for writing must be closed for that, so the records are left out."""
+    written()
     held = [int(name) for name in os.listdir("/proc/self/fd")]
     moved: dict[int, int] = {}
     for number in held:
@@ -89,6 +98,7 @@ def read_only(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        written()
         mount(run.parent, MS_REMOUNT)
         for number, path in paths.items():
             os.dup2(handle := os.open(path, os.O_RDWR), number)
@@ -154,6 +164,8 @@ class Fault:
 
     def before(self, k: int, theta: torch.Tensor) -> None:
         if k == self._begin:
+            if not checkpoint.sequences(self._run / rundir.CHECKPOINTS):
+                written()
             self._good = self._newest()
             context = {"full": full, "read-only": read_only, "quota": quota}.get(self._kind)
             self._stack.enter_context(context(self._run) if context else injected(ERRORS[self._kind], self._chance))
