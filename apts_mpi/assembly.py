@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from apts_mpi.arithmetic import Arithmetic
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
+from apts_mpi.parallel.devices import sharers
 from apts_mpi.partition import block, check_counts
 from apts_mpi.problem import flops
 from apts_mpi.problem.flat import FlatModel
@@ -143,24 +144,24 @@ def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm:
     check_method(config, orders[0].batches, device)
     mine = block(subdomains, comm.size, comm.rank)
     owned = range(orders[mine.start].indices.start, orders[mine.stop - 1].indices.stop)
-    resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, device, config.data.place)
+    sharing = sharers(device, comm) if config.run.share_gpu and device.type == "cuda" else 1
+    home = {"device": device, "place": config.data.place, "sharers": sharing}
+    resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, **home)
     resolved = resolve_loss(loss)
     objective = DataObjective(Evaluator(flat, resolved, resident), orders, mine, orders[0].batches)
     test = None
     if data.test is not None:
-        test = _resident(data, data.test, [block(data.test.samples, comm.size, comm.rank)], dtype, device, config.data.place)
+        test = _resident(data, data.test, [block(data.test.samples, comm.size, comm.rank)], dtype, **home)
     return Problem(flat, objective, resolved, test, flat.initial(), data, samples, subdomains, mine, owned)
 
 
-def _resident(data: Data, source: Source, ranges: Sequence[range], dtype: torch.dtype, device: torch.device, place: str) -> Samples:
-    """The samples of some ranges, read one after the other and kept in stored form."""
+def _resident(data: Data, source: Source, ranges: Sequence[range], dtype: torch.dtype, **home: Any) -> Samples:
+    """The samples of some ranges, read one after the other and kept in stored form; ``home``: where, as ``Samples`` takes it."""
     kept = [part for part in ranges if len(part)] or [range(0)]  # a small test set may leave a rank without samples
     parts = [source.read(part.start, part.stop) for part in kept]
     inputs, targets = (torch.cat([_tensor(part[i]) for part in parts]) for i in (0, 1))
     with enough_memory():
-        return Samples(
-            kept, inputs, targets, dtype=dtype, device=device, scale=data.scale, shift=data.shift, tokens=data.tokens, place=place
-        )
+        return Samples(kept, inputs, targets, dtype=dtype, scale=data.scale, shift=data.shift, tokens=data.tokens, **home)
 
 
 def _tensor(values: Values) -> Tensor:

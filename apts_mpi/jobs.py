@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apts_mpi.config import Config
-from apts_mpi.systems import WHEELS, Line, System
+from apts_mpi.systems import DEVICE_MPI, HOST_MPI, WHEELS, Line, System
 
 _TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)|(\d+))")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,-]*")
@@ -47,6 +47,7 @@ class Job:
     restarts: int = 0  # how often it goes back to the queue when its time is over before its work is
     warned: bool = False  # the ranks understand USR1
     share_gpu: bool = False  # more ranks than GPUs are meant, or none is used
+    device_mpi: bool = False  # MPI sums in device memory
 
     def __post_init__(self) -> None:
         for option in ("nodes", "ranks_per_node", "cpus_per_rank", "restarts"):
@@ -94,7 +95,7 @@ def train(system: System, nodes: int, words: Sequence[str], config: Config, **as
     command = shlex.join(["python", "-m", "apts_mpi", "train", *words])
     job = Job(
         system, nodes, f"{RANKS} {command}" if system.scheduler == "slurm" else command, share_gpu=run.share_gpu or run.device == "cpu",
-        warned=True, **asked,
+        warned=True, device_mpi=config.comm.transport == "device", **asked,
     )  # fmt: skip
     if 0 < subdomains < job.total:
         raise ValueError(f"solver.subdomains is {subdomains}, but {job.total} ranks need one each; ask for fewer, or set it to 0")
@@ -243,4 +244,4 @@ def _environment(job: Job) -> Iterator[str]:
     """Python, threads and MPI, the same everywhere."""
     yield "[ ! -x .venv/bin/python ] || export PATH=$PWD/.venv/bin:$PATH  # else the python of the submitting shell"
     yield f"export OMP_NUM_THREADS={job.threads}  # threads of a rank; torch takes as many"
-    yield from _lines(job, job.system.environment)
+    yield from _lines(job, [DEVICE_MPI if job.device_mpi and line == HOST_MPI else line for line in job.system.environment])

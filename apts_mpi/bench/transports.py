@@ -10,6 +10,7 @@ import torch
 
 from apts_mpi.bench.measure import Plan, clock, summary
 from apts_mpi.contracts import Communicator, Flag
+from apts_mpi.parallel.handshake import HandshakeError
 from apts_mpi.parallel.message import wait_for
 from apts_mpi.parallel.transport import TRANSPORTS, lacking
 
@@ -45,14 +46,20 @@ def recommended(result: dict[str, Any], names: Sequence[str]) -> str:
 
 
 def offered(comm: Communicator, device: torch.device, share_gpu: bool) -> tuple[list[str], list[str]]:
-    """The transports that all ranks have, and a line for each that they have not; every rank calls."""
+    """The transports that all ranks have, each tried with a short message, and a line for each that they have not; every rank calls."""
     names, missing = list[str](), list[str]()
     for name in TRANSPORTS:
         words = [text for text in comm.gather_text(lacking(name, device, share_gpu)) if text]
+        if not words:
+            try:
+                _planned(comm, device, ITEM * len(Flag), name)
+            except HandshakeError as error:  # on every rank: what was timed before stays
+                words = [str(error)]
         if words:
             missing.append(f"without {name}: {words[0]}")
         else:
             names.append(name)
+    comm.configure("auto", 2**30)
     return names, missing
 
 

@@ -43,6 +43,12 @@ def choose_device(wanted: str, comm: Neighbour, share_gpu: bool = False) -> devi
     return torch.device("cuda", index)
 
 
+def sharers(gpu: device, comm: TextGatherer) -> int:
+    """How many ranks compute on this rank's ``gpu``; every rank calls."""
+    seen = f"{comm.host} {visible_gpus()[gpu.index]}"
+    return comm.gather_text(seen).count(seen)
+
+
 def visible_gpus() -> list[str]:
     """UUIDs of the GPUs that torch sees, by index; creates no context."""
     import torch

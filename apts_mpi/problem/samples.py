@@ -18,19 +18,20 @@ class Samples:
 
     ``inputs``: (rows, *sample_shape), any real dtype; ``targets``: (rows, ...). ``ranges`` say which
     samples of the training set the rows are. What the model sees is inputs * scale + shift in ``dtype``;
-    ``tokens`` are handed to it as integers. ``place``: device, host or auto, see ``staging``.
+    ``tokens`` are handed to it as integers. ``place`` and ``sharers``: see ``staging.fits``.
     """
 
     def __init__(
         self, ranges: Sequence[range], inputs: Tensor, targets: Tensor, *, dtype: torch.dtype, device: torch.device,
         scale: Tensor | None = None, shift: Tensor | None = None, tokens: bool = False, place: str = "auto",
+        sharers: int = 1,
     ) -> None:  # fmt: skip
         if sum(map(len, ranges)) != len(inputs) or len(inputs) != len(targets):
             raise ValueError(f"{len(inputs)} inputs and {len(targets)} targets do not fill the ranges {ranges}")
         self.ranges = list(ranges)
         if targets.dtype.is_floating_point:
             targets = targets.to(dtype)
-        resident = fits(inputs.nbytes + targets.nbytes, place, device)
+        resident = fits(inputs.nbytes + targets.nbytes, place, device, sharers)
         self.home = device if resident else torch.device("cpu")
         self.inputs, self.targets = inputs.to(self.home), targets.to(self.home)
         self._sent = None if resident else (Staging(self.inputs, device), Staging(self.targets, device))

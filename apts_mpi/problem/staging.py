@@ -64,9 +64,12 @@ class Staging:
         return self._slots[turn][:count]
 
 
-def fits(nbytes: int, place: str, device: torch.device) -> bool:
-    """Whether ``nbytes`` of samples go to the device: as ``place`` = device or host says; auto: if half of its free memory holds them."""
+def fits(nbytes: int, place: str, device: torch.device, sharers: int = 1) -> bool:
+    """Whether ``nbytes`` of samples go to the device: as ``place`` = device or host says; auto: if half of its free memory holds them.
+
+    ``sharers``: so many ranks compute on the device and bring samples of their own.
+    """
     if place != "auto" or device.type != "cuda":
         return place != "host"
     free, _ = torch.cuda.mem_get_info(device)
-    return 2 * nbytes <= free
+    return 2 * nbytes * sharers <= free

@@ -160,6 +160,15 @@ def test_a_transport_is_chosen_by_all_ranks_together(monkeypatch: pytest.MonkeyP
     with refused_everywhere(HandshakeError, f"rank {SIZE - 1}: it crashed; set comm.transport to host"):
         choose_transport("device", comm, GPU)
 
+@pytest.mark.skipif(SIZE == 1, reason="nothing is linked")
+def test_a_transport_that_cannot_be_linked_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transports, "lacking", lambda *asked: "")
+    comm = _link(monkeypatch, **({"init_rank": refuse} if RANK == SIZE - 1 else {}))
+    names, missing = transports.offered(comm, CPU, False)
+    everywhere(names == ["host", "device"] and comm.transport == "host", names)
+    everywhere(len(missing) == 1 and missing[0].startswith("without nccl: ") and "no network interface" in missing[0], missing)
+
+
 @pytest.mark.skipif(SIZE == 1, reason="a sum over one rank takes no time")
 def test_the_transports_are_timed_in_turn_and_one_is_recommended() -> None:
     comm = MpiCommunicator(WORLD)

@@ -117,6 +117,12 @@ def test_samples_go_to_a_gpu_if_half_of_its_free_memory_holds_them(
     assert fits(nbytes, place, CPU) is (place != "host")
 
 
+@pytest.mark.parametrize(("nbytes", "there"), [(12, True), (13, False)])
+def test_ranks_that_share_a_gpu_share_its_free_memory(nbytes: int, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging.torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    assert fits(nbytes, "auto", GPU, sharers=4) is there
+
+
 def test_tensors_may_stay_on_the_host() -> None:
     inputs, targets = torch.rand(30, 4), torch.arange(30) % 3
     ends = []

@@ -108,6 +108,8 @@ def test_masks_of_lumi_are_seven_cores_each_and_do_not_meet() -> None:
 def test_no_mpi_gets_device_buffers() -> None:
     for name in ("alps", "lumi-g", "perlmutter", "frontier"):  # Cray MPICH: 1 aborts MPI_Init without the GTL library
         assert "\nexport MPICH_GPU_SUPPORT_ENABLED=0 " in jobs.render(job(name))
+        on_device = jobs.render(job(name, config=preset("default", comm={"transport": "device"})))
+        assert "\nexport MPICH_GPU_SUPPORT_ENABLED=1 " in on_device and "MPICH_GPU_SUPPORT_ENABLED=0" not in on_device
 
 
 def test_pbs_asks_for_chunks_and_starts_all_ranks() -> None:

@@ -137,6 +137,11 @@ def test_shared_gpu_only_when_asked(one_gpu: list[int], monkeypatch: pytest.Monk
     assert devices.choose_device("cuda", Ranks(["node1 G0", "node1 G0"]), share_gpu=True) == torch.device("cuda", 0)
 
 
+def test_ranks_on_one_gpu_are_counted(one_gpu: list[int]) -> None:
+    seen = ["node1 G0", "node1 G1", "node2 G1", "node1 G1"]
+    assert devices.sharers(torch.device("cuda", 1), Ranks(seen)) == 2
+
+
 @pytest.mark.fault(50)
 def test_missing_gpu_is_refused_or_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "visible_gpus", list)
