@@ -22,10 +22,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from paper import experiments, quick, report  # noqa: E402
-from paper.runner import Runner  # noqa: E402
-from paper.store import Store  # noqa: E402
-from paper.wanted import Options  # noqa: E402
+try:
+    from paper import experiments, quick, report
+    from paper.runner import Runner
+    from paper.store import Store
+    from paper.wanted import Options
+except ModuleNotFoundError as error:
+    if error.name not in ("apts_mpi", "matplotlib"):
+        raise
+    sys.exit(f"{error.name} is missing: run pip install '.[mpich,test]' in the root of the repository, then the same command again")
 
 RUNS, RESULTS, PUBLISHED = Path("runs/paper"), Path("benchmarks/results/paper"), Path("data/published_curves.csv")
 RECORDS = RESULTS / "records"

@@ -79,14 +79,14 @@ class Line:
         return x, rows.min(0), rows.mean(0), rows.max(0)
 
     @property
-    def timed(self) -> bool:
-        """Whether its runs had the machine for themselves."""
-        return all(curve.facts.get("jobs") == 1 for curve in self.curves)
+    def machines(self) -> set[tuple[object, object]]:
+        """The CPU of each of its runs, and how many runs it had at a time."""
+        return {(curve.facts.get("cpu"), curve.facts.get("jobs")) for curve in self.curves}
 
     def draw(self, panel: Axes, what: str, across: str, scale: float, log: bool) -> None:
         """Band and mean."""
         found = self.band(what, across, log)
-        if found is not None and (across != "seconds" or self.timed):
+        if found is not None:
             x, low, middle, high = found
             panel.fill_between(scale * x, low, high, color=self.style.colour, alpha=0.18, linewidth=0)
             look = self.style
@@ -126,8 +126,9 @@ def overlay(
 
 
 def work(problem: Problem, rows: Mapping[int, Sequence[Line]], what: str, epochs: int, stem: Path) -> Path:
-    """``what`` against epochs, gradient evaluations, time and bytes; a row for each N. No time without runs alone on their machine."""
-    shown = [one for one in ACROSS if one[0] != "seconds" or any(line.curves and line.timed for lines in rows.values() for line in lines)]
+    """``what`` against epochs, gradient evaluations, time and bytes; a row for each N. Time if all shared one kind of machine alike."""
+    conditions = _conditions(line for lines in rows.values() for line in lines)
+    shown = [one for one in ACROSS if one[0] != "seconds" or conditions is not None]
     figure = new_figure(3 * len(shown), 1.4 + 2.5 * len(rows))
     panels = figure.subplots(len(rows), len(shown), sharex="col", sharey=True, squeeze=False)
     for row, (N, lines) in enumerate(rows.items()):
@@ -138,12 +139,22 @@ def work(problem: Problem, rows: Mapping[int, Sequence[Line]], what: str, epochs
         panels[row, 0].set_ylabel(f"N = {N}\n{WORDS[what]}")
     _height(panels[0, 0], what, problem)
     for column, (across, words, _) in enumerate(shown):
-        panels[-1, column].set_xlabel(words)
+        panels[-1, column].set_xlabel(words + (conditions or "") if across == "seconds" else words)
         if across == "epochs":
             panels[0, column].set_xlim(0, epochs)
         else:
             _logarithmic(panels[0, column], panels[:, column])
     return _finish(figure, problem, panels.flat, 3, stem)
+
+
+def _conditions(lines: Iterable[Line]) -> str | None:
+    """What to say of the machine beside seconds; None if the runs had different ones, or shared them otherwise, or nobody knows."""
+    machines = {machine for line in lines for machine in line.machines}
+    jobs = {count for cpu, count in machines if cpu and count}
+    if len(machines) != 1 or len(jobs) != 1:
+        return None
+    count = jobs.pop()
+    return "" if count == 1 else f", {count} runs at a time"
 
 
 def _logarithmic(first: Axes, column: Iterable[Axes]) -> None:

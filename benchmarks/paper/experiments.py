@@ -44,11 +44,12 @@ def chosen(cases: Sequence[Case], words: Sequence[str]) -> list[Case]:
 
 def make(names: Sequence[str], runner: Runner, known: Context, words: Sequence[str], dry: bool) -> int:
     """Make what is missing of the experiments; how many runs failed. What a later stage runs may depend on the runs of an earlier one."""
-    failed = 0
+    failed, tried = 0, set[Case]()
     for name in names:
         for stage in STAGES[name]:
             known.store.forget()
-            cases = chosen(stage(known), words)
+            cases = [case for case in dict.fromkeys(chosen(stage(known), words)) if case not in tried]
+            tried.update(cases)
             failed += runner.show(cases) if dry else runner.make(cases)
     known.store.forget()
     return failed

@@ -7,6 +7,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,15 +87,29 @@ def test_a_line_says_how_many_of_its_seeds_there_are_and_whether_they_are_finish
     case, style = ours("digits", 2, LIMITS), figures.MINE
     folder = run_directory(tmp_path, case, seed=0)
     line = drawing.Line.of("ours", style, case, Store(tmp_path, seeds=3))
-    assert line.label + line.mark == "ours (1 of 3 seeds, unfinished)" and not line.timed
+    assert line.label + line.mark == "ours (1 of 3 seeds, unfinished)" and line.machines == {(None, None)}
     curve = read_curve(folder)
     assert curve is not None
-    done = [replace(curve, status="outer iterations done", facts={**curve.facts, "jobs": 1})]
+    done = [replace(curve, status="outer iterations done", facts={**curve.facts, "cpu": "a", "jobs": 1})]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "curves", lambda self, case: done)
         assert drawing.Line.of("ours", style, case, Store(tmp_path, seeds=3)).mark == " (1 of 3 seeds)"
         line = drawing.Line.of("ours", style, case, Store(tmp_path, seeds=1))
-    assert line.mark == "" and line.timed
+    assert line.mark == "" and line.machines == {("a", 1)}
+
+
+@pytest.mark.parametrize(("facts", "words"), [
+    ([("a", 1), ("a", 1)], ""), ([("a", 2), ("a", 2)], ", 2 runs at a time"), ([("a", 1), ("a", 2)], None), ([("a", 1), ("b", 1)], None),
+    ([("a", None)], None), ([(None, 1)], None), ([], None),
+])  # fmt: skip
+def test_seconds_are_compared_under_the_same_conditions_alone(facts: list[tuple[Any, Any]], words: str | None, tmp_path: Path) -> None:
+    curve = Synthetic(tmp_path).curves(ours("digits", 2, LIMITS))[0]
+    lines = [drawing.Line("x", [replace(curve, facts={"cpu": cpu, "jobs": jobs})], figures.MINE) for cpu, jobs in facts]
+    axes: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "_finish", lambda figure, *rest: axes.extend(panel.get_xlabel() for panel in figure.axes) or tmp_path)
+        drawing.work(ours("digits", 2, LIMITS).problem, {2: lines}, "accuracy", 6, tmp_path / "x")
+    assert [label for label in axes if label.startswith("time, s")] == ([] if words is None else [f"time, s{words}"])
 
 
 class Synthetic(Store):
