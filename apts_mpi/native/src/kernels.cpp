@@ -1,11 +1,14 @@
 // The loops, compiled once for each level of the instruction set (APTS_LEVEL) and chosen at run time by module.cpp.
 //
-// Sums are float64. Their order is fixed: lanes within a chunk of CHUNK columns, chunks within a block of BLOCK columns one
-// after the other, blocks pairwise. Threads share out whole blocks, so their number does not move a bit. Nothing of the
-// standard library is used here: an inline function of it, compiled for a newer processor, could end up serving all levels.
+// Sums are float64. Their order is fixed: lanes within a block of BLOCK columns, blocks pairwise. Threads share out whole blocks,
+// so their number does not move a bit. Nothing of the standard library is used here: an inline function of it, compiled for a
+// newer processor, could end up serving all levels.
 #include "kernels.hpp"
 
 #include <stddef.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #define NAME2(name, level) name##_##level
 #define NAME1(name, level) NAME2(name, level)
@@ -13,10 +16,16 @@
 
 namespace {
 
-#ifdef __AVX512F__  // a register's worth of float64: GCC takes wider vectors apart in memory, which is slower than no vectors at all
-constexpr ptrdiff_t CHUNK = 512, WIDTH = 8;
+// a register's worth of float64: GCC takes wider vectors apart in memory, which is slower than no vectors at all
+#if defined __AVX512F__
+constexpr ptrdiff_t WIDTH = 8;
+constexpr int TOGETHER = 5;  // rows whose sums stay in registers
+#elif defined __AVX2__
+constexpr ptrdiff_t WIDTH = 4;
+constexpr int TOGETHER = 4;
 #else
-constexpr ptrdiff_t CHUNK = 512, WIDTH = 4;
+constexpr ptrdiff_t WIDTH = 2;
+constexpr int TOGETHER = 4;
 #endif
 
 typedef double lanes __attribute__((vector_size(WIDTH * sizeof(double)), aligned(8), may_alias));
@@ -24,10 +33,23 @@ typedef float lanes32 __attribute__((vector_size(WIDTH * sizeof(float)), aligned
 
 #define INLINE static inline __attribute__((always_inline))
 
+#ifdef __AVX512F__  // one instruction each, of which GCC 12 makes five
+INLINE void load(lanes& to, const float* from) { to = reinterpret_cast<lanes>(_mm512_cvtps_pd(_mm256_loadu_ps(from))); }
+INLINE void store(float* to, const lanes& from) { _mm256_storeu_ps(to, _mm512_cvtpd_ps(reinterpret_cast<const __m512d&>(from))); }
+#else
 INLINE void load(lanes& to, const float* from) { to = __builtin_convertvector(*reinterpret_cast<const lanes32*>(from), lanes); }
-INLINE void load(lanes& to, const double* from) { to = *reinterpret_cast<const lanes*>(from); }
 INLINE void store(float* to, const lanes& from) { *reinterpret_cast<lanes32*>(to) = __builtin_convertvector(from, lanes32); }
+#endif
+INLINE void load(lanes& to, const double* from) { to = *reinterpret_cast<const lanes*>(from); }
 INLINE void store(double* to, const lanes& from) { *reinterpret_cast<lanes*>(to) = from; }
+
+template <class T>
+constexpr ptrdiff_t LINE = 64 / sizeof(T);  // numbers of a cache line
+
+// Fetch what a row holds 4 kB further on into the second cache: with some ten rows and more in turn a processor no longer sees by itself
+// that each is read from its beginning to its end. Beyond the row's block lies its next one; beyond its end nothing happens.
+template <class T>
+INLINE void ahead(const T* row) { __builtin_prefetch(row + 64 * LINE<T>, 0, 2); }
 
 INLINE double across(const lanes& x) {
     double sum[WIDTH];
@@ -46,17 +68,20 @@ void pairwise(double* rows, ptrdiff_t lo, ptrdiff_t hi, ptrdiff_t stride) {
     for (ptrdiff_t i = 0; i < stride; ++i) rows[lo * stride + i] += rows[mid * stride + i];
 }
 
-// the products of one row, or of two, with the three vectors of a chunk
+// the products of some rows with the three vectors of a block
 template <class T, int ROWS>
-INLINE void against(const T* const row[ROWS], const double* s, const double* y, const double* g, ptrdiff_t count, double* const out[ROWS]) {
+INLINE void against(const T* const row[ROWS], const T* s, const T* y, const T* g, ptrdiff_t count, double* const out[ROWS]) {
     lanes sums[ROWS][3] = {};
     ptrdiff_t i = 0;
-    for (; i + WIDTH <= count; i += WIDTH) {
-        lanes a, b, c, x;
-        load(a, s + i), load(b, y + i), load(c, g + i);
-        for (int r = 0; r < ROWS; ++r) {
-            load(x, row[r] + i);
-            sums[r][0] += x * a, sums[r][1] += x * b, sums[r][2] += x * c;
+    for (; i + LINE<T> <= count; i += LINE<T>) {
+        for (int r = 0; r < ROWS; ++r) ahead(row[r] + i);
+        for (ptrdiff_t j = i; j < i + LINE<T>; j += WIDTH) {
+            lanes a, b, c, x;
+            load(a, s + j), load(b, y + j), load(c, g + j);
+            for (int r = 0; r < ROWS; ++r) {
+                load(x, row[r] + j);
+                sums[r][0] += x * a, sums[r][1] += x * b, sums[r][2] += x * c;
+            }
         }
     }
     for (int r = 0; r < ROWS; ++r) {
@@ -70,7 +95,8 @@ INLINE void against(const T* const row[ROWS], const double* s, const double* y, 
 }
 
 // 10 products of (s, y, g_new, g) among each other, upper triangle by rows
-INLINE void among(const double* const v[4], ptrdiff_t count, double* out) {
+template <class T>
+INLINE void among(const T* const v[4], ptrdiff_t count, double* out) {
     lanes sums[10] = {};
     ptrdiff_t i = 0;
     for (; i + WIDTH <= count; i += WIDTH) {
@@ -82,7 +108,7 @@ INLINE void among(const double* const v[4], ptrdiff_t count, double* out) {
     for (int a = 0, k = 0; a < 4; ++a)
         for (int b = a; b < 4; ++b, ++k) {
             double tail = across(sums[k]);
-            for (ptrdiff_t j = i; j < count; ++j) tail += v[a][j] * v[b][j];
+            for (ptrdiff_t j = i; j < count; ++j) tail += static_cast<double>(v[a][j]) * v[b][j];
             out[k] += tail;
         }
 }
@@ -99,93 +125,100 @@ void each_block(ptrdiff_t blocks, int threads, const Act& act) {
 #endif
 }
 
+// the products of all rows from r on with the vectors of a block, so many rows at a time; the first row that is left
+template <int ROWS, class T>
+INLINE ptrdiff_t observe_rows(const Observe<T>& o, ptrdiff_t r, ptrdiff_t first, ptrdiff_t count, double* sums) {
+    for (; r + ROWS <= o.used; r += ROWS) {
+        const T* rows[ROWS];
+        double* out[ROWS];
+        for (int k = 0; k < ROWS; ++k) rows[k] = o.rows + (r + k) * o.stride + first, out[k] = sums + 3 * (r + k);
+        against<T, ROWS>(rows, o.s + first, o.y + first, o.grad_new + first, count, out);
+    }
+    return r;
+}
+
 template <class T>
 void observe_block(const Observe<T>& o, ptrdiff_t first, ptrdiff_t last, double* sums) {
-    double s[CHUNK], y[CHUNK], g[CHUNK], old[CHUNK];
-    double* small = sums + 3 * o.used;
+    const ptrdiff_t count = last - first;
+    const T *const s = o.s + first, *const g = o.grad_new + first, *const old = o.grad + first;
+    T* const y = o.y + first;
+    double* const small = sums + 3 * o.used;
     for (ptrdiff_t i = 0; i < 3 * o.used + 10; ++i) sums[i] = 0.0;
-    for (ptrdiff_t start = first; start < last; start += CHUNK) {
-        const ptrdiff_t count = last - start < CHUNK ? last - start : CHUNK;
-        for (ptrdiff_t j = 0; j < count; ++j) {
-            const T change = o.grad_new[start + j] - o.grad[start + j];
-            o.y[start + j] = change;
-            y[j] = change, s[j] = o.s[start + j], g[j] = o.grad_new[start + j], old[j] = o.grad[start + j];
-        }
-        const double* const vectors[4] = {s, y, g, old};
-        among(vectors, count, small);
-        ptrdiff_t r = 0;
-        for (; r + 2 <= o.used; r += 2) {
-            const T* const rows[2] = {o.rows + r * o.stride + start, o.rows + (r + 1) * o.stride + start};
-            double* const out[2] = {sums + 3 * r, sums + 3 * r + 3};
-            against<T, 2>(rows, s, y, g, count, out);
-        }
-        for (; r < o.used; ++r) {
-            const T* const rows[1] = {o.rows + r * o.stride + start};
-            double* const out[1] = {sums + 3 * r};
-            against<T, 1>(rows, s, y, g, count, out);
+    for (ptrdiff_t j = 0; j < count; ++j) y[j] = g[j] - old[j];
+    const T* const vectors[4] = {s, y, g, old};
+    among(vectors, count, small);
+    ptrdiff_t r = observe_rows<TOGETHER>(o, 0, first, count, sums);
+    r = observe_rows<2>(o, r, first, count, sums);
+    observe_rows<1>(o, r, first, count, sums);
+}
+
+// sum += weights of some rows times these
+template <class T, int ROWS>
+INLINE void add_rows(const T* const row[ROWS], const double* weights, ptrdiff_t count, double* sum) {
+    ptrdiff_t i = 0;
+    for (; i + LINE<T> <= count; i += LINE<T>) {
+        for (int r = 0; r < ROWS; ++r) ahead(row[r] + i);
+        for (ptrdiff_t j = i; j < i + LINE<T>; j += WIDTH) {
+            lanes total, x;
+            load(total, sum + j);
+            for (int r = 0; r < ROWS; ++r) load(x, row[r] + j), total += weights[r] * x;
+            store(sum + j, total);
         }
     }
+    for (ptrdiff_t j = i; j < count; ++j)
+        for (int r = 0; r < ROWS; ++r) sum[j] += weights[r] * row[r][j];
+}
+
+// sum += weights of all rows from r on times these, so many rows at a time; the first row that is left
+template <int ROWS, class T>
+INLINE ptrdiff_t combine_rows(const Combine<T>& c, ptrdiff_t r, ptrdiff_t first, ptrdiff_t count, double* sum) {
+    for (; r + ROWS <= c.used; r += ROWS) {
+        const T* rows[ROWS];
+        for (int k = 0; k < ROWS; ++k) rows[k] = c.rows[r + k] + first;
+        add_rows<T, ROWS>(rows, c.weights + r, count, sum);
+    }
+    return r;
 }
 
 template <class T>
 double combine_block(const Combine<T>& c, ptrdiff_t first, ptrdiff_t last) {
-    double sum[CHUNK], square = 0.0;
-    for (ptrdiff_t start = first; start < last; start += CHUNK) {
-        const ptrdiff_t count = last - start < CHUNK ? last - start : CHUNK, whole = count - count % WIDTH;
-        for (ptrdiff_t j = 0; j < count; ++j) sum[j] = c.factor * c.grad[start + j];
-        ptrdiff_t r = 0;
-        for (; r + 4 <= c.used; r += 4) {
-            const double* w = c.weights + r;
-            const T* row[4];
-            for (int k = 0; k < 4; ++k) row[k] = c.rows[r + k] + start;
-            for (ptrdiff_t j = 0; j < whole; j += WIDTH) {
-                lanes total, x;
-                load(total, sum + j);
-                for (int k = 0; k < 4; ++k) load(x, row[k] + j), total += w[k] * x;
-                store(sum + j, total);
-            }
-            for (ptrdiff_t j = whole; j < count; ++j)
-                for (int k = 0; k < 4; ++k) sum[j] += w[k] * row[k][j];
-        }
-        for (; r < c.used; ++r)
-            for (ptrdiff_t j = 0; j < count; ++j) sum[j] += c.weights[r] * c.rows[r][start + j];
-        lanes squares = {};
-        for (ptrdiff_t j = 0; j < whole; j += WIDTH) {
-            lanes x;
-            load(x, sum + j);
-            store(c.out + start + j, x);
-            load(x, c.out + start + j);
-            squares += x * x;
-        }
-        double tail = across(squares);
-        for (ptrdiff_t j = whole; j < count; ++j) {
-            c.out[start + j] = static_cast<T>(sum[j]);
-            tail += static_cast<double>(c.out[start + j]) * c.out[start + j];
-        }
-        square += tail;
+    const ptrdiff_t count = last - first;
+    T* const out = c.out + first;
+    double sum[BLOCK];
+    for (ptrdiff_t j = 0; j < count; ++j) sum[j] = c.factor * c.grad[first + j];
+    const ptrdiff_t r = combine_rows<TOGETHER>(c, 0, first, count, sum);
+    combine_rows<1>(c, r, first, count, sum);
+    lanes squares = {};
+    ptrdiff_t j = 0;
+    for (; j + WIDTH <= count; j += WIDTH) {
+        lanes x;
+        load(x, sum + j);
+        store(out + j, x);
+        load(x, out + j);
+        squares += x * x;
+    }
+    double square = across(squares);
+    for (; j < count; ++j) {
+        out[j] = static_cast<T>(sum[j]);
+        square += static_cast<double>(out[j]) * out[j];
     }
     return square;
 }
 
 template <class T>
 double correct_block(const Correct<T>& c, ptrdiff_t first, ptrdiff_t last) {
-    double sum = 0.0;
-    for (ptrdiff_t start = first; start < last; start += CHUNK) {
-        const ptrdiff_t stop = last - start < CHUNK ? last : start + CHUNK;
-        lanes sums = {};
-        ptrdiff_t j = start;
-        for (; j + WIDTH <= stop; j += WIDTH) {
-            lanes g, r, a, b;
-            load(g, c.grad + j), load(r, c.correction + j), load(a, c.theta + j), load(b, c.origin + j);
-            sums += r * (a - b);
-            store(c.grad + j, g + r);
-        }
-        double tail = across(sums);
-        for (; j < stop; ++j) {
-            tail += static_cast<double>(c.correction[j]) * (static_cast<double>(c.theta[j]) - static_cast<double>(c.origin[j]));
-            c.grad[j] += c.correction[j];
-        }
-        sum += tail;
+    lanes sums = {};
+    ptrdiff_t j = first;
+    for (; j + WIDTH <= last; j += WIDTH) {
+        lanes g, r, a, b;
+        load(g, c.grad + j), load(r, c.correction + j), load(a, c.theta + j), load(b, c.origin + j);
+        sums += r * (a - b);
+        store(c.grad + j, g + r);
+    }
+    double sum = across(sums);
+    for (; j < last; ++j) {
+        sum += static_cast<double>(c.correction[j]) * (static_cast<double>(c.theta[j]) - static_cast<double>(c.origin[j]));
+        c.grad[j] += c.correction[j];
     }
     return sum;
 }
@@ -193,6 +226,7 @@ double correct_block(const Correct<T>& c, ptrdiff_t first, ptrdiff_t last) {
 template <class T>
 double blend_block(const Blend<T>& b, ptrdiff_t first, ptrdiff_t last) {
     const T keep = static_cast<T>(b.beta), take = static_cast<T>(1.0 - b.beta);
+    constexpr ptrdiff_t CHUNK = 512;  // columns: the second loop finds them in the first cache
     double square = 0.0;
     for (ptrdiff_t start = first; start < last; start += CHUNK) {
         const ptrdiff_t count = last - start < CHUNK ? last - start : CHUNK;
