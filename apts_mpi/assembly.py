@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from apts_mpi.arithmetic import Arithmetic
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
-from apts_mpi.parallel.devices import sharers
 from apts_mpi.partition import block, check_counts
 from apts_mpi.problem import flops
 from apts_mpi.problem.flat import FlatModel
@@ -132,8 +131,13 @@ def _pair(inputs: Values, targets: Values, module: nn.Module) -> ArraySource:
     return ArraySource(x, y.long() if is_classification(y) else y)
 
 
-def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm: Communicator, device: torch.device) -> Problem:
-    """This rank's share of the problem; every rank calls. ValueError, OSError or MemoryError on one rank alone."""
+def build(
+    data: Data, module: nn.Module, loss: str | Loss, config: Config, comm: Communicator, device: torch.device, sharers: int = 1
+) -> Problem:
+    """This rank's share of the problem; nothing is sent. ValueError, OSError or MemoryError on one rank alone.
+
+    ``sharers``: so many ranks compute on ``device``.
+    """
     samples, subdomains = data.train.samples, config.solver.subdomains or comm.size
     check_counts(samples, subdomains, comm.size)
     dtype = torch.float64 if config.model.dtype == "float64" else torch.float32
@@ -144,8 +148,7 @@ def build(data: Data, module: nn.Module, loss: str | Loss, config: Config, comm:
     check_method(config, orders[0].batches, device)
     mine = block(subdomains, comm.size, comm.rank)
     owned = range(orders[mine.start].indices.start, orders[mine.stop - 1].indices.stop)
-    sharing = sharers(device, comm) if config.run.share_gpu and device.type == "cuda" else 1
-    home = {"device": device, "place": config.data.place, "sharers": sharing}
+    home = {"device": device, "place": config.data.place, "sharers": sharers}
     resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, **home)
     resolved = resolve_loss(loss)
     objective = DataObjective(Evaluator(flat, resolved, resident), orders, mine, orders[0].batches)

@@ -166,7 +166,7 @@ class StopConfig:
 class CommConfig:
     """How buffers cross the wire."""
 
-    reduction: Literal["auto", "mpi", "tree"] = _key("auto", "host: tree, same bits for any number of ranks; auto: MPI if it has them")
+    reduction: Literal["auto", "mpi", "tree"] = _key("auto", "host sums; tree: same bits on 1, 2, 4, ... ranks; auto: MPI if it gives them")
     count_limit: int = _key(2**30, "elements in one MPI call; longer buffers go in pieces")
     transport: Literal["auto", "host", "device", "nccl"] = _key("host", "from a GPU: pinned memory, MPI itself (auto: if it can), NCCL")
     emulate_latency: float = _key(0.0, "seconds of a message on an emulated network, which delays every sum; 0: real ones alone")

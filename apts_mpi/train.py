@@ -130,12 +130,13 @@ def _watched(
     write: bool, make_stepper: Maker, facts: Mapping[str, str],
 ) -> Result:  # fmt: skip
     """Set up, agree, loop, finish; every rank calls."""
-    from apts_mpi.parallel.devices import choose_device, set_threads
+    from apts_mpi.parallel.devices import choose_device, set_threads, sharers
     from apts_mpi.parallel.handshake import handshake, together
     from apts_mpi.parallel.transport import choose_transport
 
     kernels = together(comm, native.extension)
     device = choose_device(config.run.device, comm, config.run.share_gpu)
+    sharing = sharers(device, comm) if device.type == "cuda" else 1
     transport, note = choose_transport(config.comm.transport, comm, device, config.run.share_gpu)
     comm.configure(config.comm.reduction, config.comm.count_limit, transport)
     threads = set_threads(config.run.threads, comm)
@@ -147,7 +148,7 @@ def _watched(
     found = find(config, comm)
     config = adopt(config, found, comm.size)
     data = together(comm, load)
-    problem = together(comm, lambda: assembly.build(data, module(data), loss, config, comm, device))
+    problem = together(comm, lambda: assembly.build(data, module(data), loss, config, comm, device, sharing))
     # Each rank computes the global step for itself: with other arithmetic it would end elsewhere.
     arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
     if kernels is not None:

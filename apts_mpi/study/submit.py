@@ -66,6 +66,7 @@ def _runs(
         log=(f"{study.home / FOLDER}/%x-%A-%a.log", "a log for each repetition"),
         array=_indices([run.repetition for run in runs]), array_reason="repetitions", exclusive=_ALONE, once=_ONCE,
         share_gpu=all(run.config.run.share_gpu or run.config.run.device == "cpu" for run in runs),
+        device_mpi=any(run.config.comm.transport == "device" for run in runs),
     )  # fmt: skip
     return Script(f"nodes-{nodes}.sbatch", jobs.render(job))
 

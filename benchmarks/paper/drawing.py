@@ -79,9 +79,10 @@ class Line:
         return x, rows.min(0), rows.mean(0), rows.max(0)
 
     @property
-    def machines(self) -> set[tuple[object, object]]:
-        """The CPU of each of its runs, and how many runs it had at a time."""
-        return {(curve.facts.get("cpu"), curve.facts.get("jobs")) for curve in self.curves}
+    def machines(self) -> set[tuple[str, ...]]:
+        """What each of its runs had: CPU, devices, ranks, threads and, last, how many runs went at a time; empty where nobody noted it."""
+        names = ("cpu", "devices", "ranks", "threads_per_rank", "jobs")
+        return {tuple(str(curve.facts.get(name) or "") for name in names) for curve in self.curves}
 
     def draw(self, panel: Axes, what: str, across: str, scale: float, log: bool) -> None:
         """Band and mean."""
@@ -150,11 +151,9 @@ def work(problem: Problem, rows: Mapping[int, Sequence[Line]], what: str, epochs
 def _conditions(lines: Iterable[Line]) -> str | None:
     """What to say of the machine beside seconds; None if the runs had different ones, or shared them otherwise, or nobody knows."""
     machines = {machine for line in lines for machine in line.machines}
-    jobs = {count for cpu, count in machines if cpu and count}
-    if len(machines) != 1 or len(jobs) != 1:
+    if len(machines) != 1 or not all(machine := machines.pop()):
         return None
-    count = jobs.pop()
-    return "" if count == 1 else f", {count} runs at a time"
+    return "" if machine[-1] == "1" else f", {machine[-1]} runs at a time"
 
 
 def _logarithmic(first: Axes, column: Iterable[Axes]) -> None:

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from train_cases import CLASSES, INPUTS, network, settings, shards, task
 
 from apts_mpi import Config, Result, Status, run_training, train
-from apts_mpi.assembly import Problem
+from apts_mpi.assembly import Problem, build, from_tensors
 from apts_mpi.contracts import Communicator, StepInfo, Timers
 from apts_mpi.parallel.handshake import SetupError
 from apts_mpi.parallel.serial import SerialCommunicator
@@ -48,6 +49,16 @@ def test_ten_lines_of_library_use(capsys: pytest.CaptureFixture[str], tmp_path: 
     text = "".join(capsys.readouterr())
     assert "test accuracy" in text and "Sequential, n = " in text and re.search(r"device +cpu, \d+ threads? per rank", text)
     assert re.search(r"set up in \d+\.\d s, first iteration under way", text)
+
+
+@pytest.mark.parametrize("share_gpu", [False, True])
+def test_a_rank_builds_its_problem_without_the_others(share_gpu: bool) -> None:
+    """One of them may fail meanwhile: what it would have to answer is never asked."""
+    x, y = task()
+    alone: Any = SimpleNamespace(size=3, rank=1)
+    data = from_tensors(x, y, task(9, seed=5), network())
+    problem = build(data, network(), nn.CrossEntropyLoss(), settings(run={"share_gpu": share_gpu}), alone, torch.device("cpu"), 2)
+    assert (problem.mine, problem.owned) == (range(1, 2), range(80, 160))
 
 
 @pytest.mark.parametrize("name", ["default", "lsr1", "paper"])

@@ -105,7 +105,7 @@ def test_masks_of_lumi_are_seven_cores_each_and_do_not_meet() -> None:
     assert "--cpu-bind=mask_cpu:fe000000000000,fe00000000000000" in words
 
 
-def test_no_mpi_gets_device_buffers() -> None:
+def test_mpi_gets_device_buffers_only_when_asked() -> None:
     for name in ("alps", "lumi-g", "perlmutter", "frontier"):  # Cray MPICH: 1 aborts MPI_Init without the GTL library
         assert "\nexport MPICH_GPU_SUPPORT_ENABLED=0 " in jobs.render(job(name))
         on_device = jobs.render(job(name, config=preset("default", comm={"transport": "device"})))

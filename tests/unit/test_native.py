@@ -38,25 +38,26 @@ def threads() -> Iterator[None]:
 @NEEDED
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", LENGTHS)
-@pytest.mark.parametrize("used", [0, 3, 6])
+@pytest.mark.parametrize("used", [0, 1, 3, 5, 6, 10, 12, 14])  # some at a time, and what is left; the spare rows among them
 def test_observe(n: int, dtype: torch.dtype, used: int) -> None:
-    memory, grad, grad_new = case(n, dtype)
+    memory, grad, grad_new = case(n, dtype, rows=14)
     other = memory.clone()
-    found, wanted = kernels.observe_(memory, used, 6, grad, grad_new), twins.observe_(other, used, 6, grad, grad_new)
+    found, wanted = kernels.observe_(memory, used, 12, grad, grad_new), twins.observe_(other, used, 12, grad, grad_new)
     assert torch.equal(memory, other), "the bits of y"
     largest = max(float(memory.double().square().sum(1).max()), float(grad.double() @ grad.double()) * 4)
     assert len(found) == len(wanted) == 3 * used + 10
     assert all(close(a, b, largest, dtype) for a, b in zip(found, wanted, strict=True))
-    exact = [math.fsum((row.double() * other.double()).tolist()) for row in memory[:used] for other in (memory[6], memory[7], grad_new)]
+    exact = [math.fsum((row.double() * other.double()).tolist()) for row in memory[:used] for other in (memory[12], memory[13], grad_new)]
     assert all(abs(a - b) <= 1e-13 * largest for a, b in zip(found, exact, strict=False))
 
 
 @NEEDED
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", LENGTHS)
-def test_combine_and_correct(n: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("count", [0, 3, 5, 6, 11])
+def test_combine_and_correct(n: int, dtype: torch.dtype, count: int) -> None:
     memory, grad, origin = case(n, dtype)
-    chosen, weights = [0, 5, 2, 1, 4], [0.5, -1.0, 2.0, 0.25, 1e-3]
+    chosen, weights = [(5 * k) % 8 for k in range(count)], [(-0.7) ** k for k in range(count)]
     out, other = torch.empty_like(grad), torch.empty_like(grad)
     square, wanted = kernels.combine_(memory, chosen, weights, -0.7, grad, out), twins.combine_(memory, chosen, weights, -0.7, grad, other)
     assert torch.allclose(out, other, rtol=0, atol=32 * torch.finfo(dtype).eps * float(memory.abs().max()))

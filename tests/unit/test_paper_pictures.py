@@ -28,6 +28,7 @@ COLUMNS = (
 )
 ROWS = ("0,0.5,2.0,1,1.0,0.9,1.5,300,50,2,running,1.0,3.0,nan,0.25", "1,1.0,1.4,1,2.0,2.0,nan,300,50,2,running,2.5,6.0,91.5,0.25")
 LIMITS = Limits(iterations=2)
+FACTS: dict[str, Any] = {"cpu": "a", "devices": ["cpu"], "ranks": 2, "threads_per_rank": 1, "jobs": 1}
 
 
 def run_directory(
@@ -87,24 +88,25 @@ def test_a_line_says_how_many_of_its_seeds_there_are_and_whether_they_are_finish
     case, style = ours("digits", 2, LIMITS), figures.MINE
     folder = run_directory(tmp_path, case, seed=0)
     line = drawing.Line.of("ours", style, case, Store(tmp_path, seeds=3))
-    assert line.label + line.mark == "ours (1 of 3 seeds, unfinished)" and line.machines == {(None, None)}
+    assert line.label + line.mark == "ours (1 of 3 seeds, unfinished)" and line.machines == {("", "", "", "", "")}
     curve = read_curve(folder)
     assert curve is not None
-    done = [replace(curve, status="outer iterations done", facts={**curve.facts, "cpu": "a", "jobs": 1})]
+    done = [replace(curve, status="outer iterations done", facts=FACTS)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "curves", lambda self, case: done)
         assert drawing.Line.of("ours", style, case, Store(tmp_path, seeds=3)).mark == " (1 of 3 seeds)"
         line = drawing.Line.of("ours", style, case, Store(tmp_path, seeds=1))
-    assert line.mark == "" and line.machines == {("a", 1)}
+    assert line.mark == "" and line.machines == {("a", "['cpu']", "2", "1", "1")}
 
 
 @pytest.mark.parametrize(("facts", "words"), [
-    ([("a", 1), ("a", 1)], ""), ([("a", 2), ("a", 2)], ", 2 runs at a time"), ([("a", 1), ("a", 2)], None), ([("a", 1), ("b", 1)], None),
-    ([("a", None)], None), ([(None, 1)], None), ([], None),
+    ([{}, {}], ""), ([{"jobs": 2}, {"jobs": 2}], ", 2 runs at a time"), ([{}, {"jobs": 2}], None), ([{}, {"cpu": "b"}], None),
+    ([{}, {"ranks": 1}], None), ([{}, {"devices": ["cuda"]}], None), ([{}, {"threads_per_rank": 2}], None),
+    ([{"jobs": None}], None), ([{"cpu": None}], None), ([], None),
 ])  # fmt: skip
-def test_seconds_are_compared_under_the_same_conditions_alone(facts: list[tuple[Any, Any]], words: str | None, tmp_path: Path) -> None:
+def test_seconds_are_compared_under_the_same_conditions_alone(facts: list[dict[str, Any]], words: str | None, tmp_path: Path) -> None:
     curve = Synthetic(tmp_path).curves(ours("digits", 2, LIMITS))[0]
-    lines = [drawing.Line("x", [replace(curve, facts={"cpu": cpu, "jobs": jobs})], figures.MINE) for cpu, jobs in facts]
+    lines = [drawing.Line("x", [replace(curve, facts=FACTS | other)], figures.MINE) for other in facts]
     axes: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "_finish", lambda figure, *rest: axes.extend(panel.get_xlabel() for panel in figure.axes) or tmp_path)
