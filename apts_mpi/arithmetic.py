@@ -21,12 +21,15 @@ class Arithmetic:
         """Of so many samples."""
         return self.gradient * gradient_samples + self.value * value_samples
 
-    def text(self, total: float, ranks: int, seconds: float, times: Sequence[RegionTime]) -> str:
-        """The rates of a rank, over the run and while it evaluates; empty if they are not known."""
+    def text(self, total: float, last: float, ranks: int, seconds: float, times: Sequence[RegionTime]) -> str:
+        """The rates of a rank while it evaluates and over the run; empty if they are not known.
+
+        ``total`` operations took ``seconds``; ``last`` of them were done since the last start, of which ``times`` are.
+        """
         evaluating = sum(line.mean for line in times if line.phase == RUN and line.region in (EVALUATE, LOCAL_SOLVE))
-        if not (total > 0 and seconds > 0 and evaluating > 0):
+        if not (last > 0 and seconds > 0 and evaluating > 0):
             return ""
-        text = f"{total / ranks / evaluating * 1e-9:.3g} GFLOP/s per rank while evaluating"
+        text = f"{last / ranks / evaluating * 1e-9:.3g} GFLOP/s per rank while evaluating"
         if math.isfinite(self.peak):
-            text += f" ({100 * total / ranks / evaluating / self.peak:.0f} % of the measured {self.peak * 1e-9:.3g})"
+            text += f" ({100 * last / ranks / evaluating / self.peak:.0f} % of the measured {self.peak * 1e-9:.3g})"
         return f"{text}, {total / ranks / seconds * 1e-9:.3g} over the run"

@@ -104,7 +104,7 @@ def _deliver(path: Path, content: dict[str, Any], lines: Sequence[str]) -> int:
     except OSError as error:
         print(f"apts-mpi bench: cannot write {path}: {error.strerror}", file=sys.stderr, flush=True)
         return ENVIRONMENT
-    print(path, flush=True)
+    print(f"written to {path}", flush=True)
     return 0
 
 
@@ -136,7 +136,8 @@ def _reduce(args: argparse.Namespace, settings: Config | None, comm: Communicato
     device = choose_device(args.device, comm, args.share_gpu)
     found = reduce.measure(comm, args.max_bytes, plan)
     fit = found["fit"]
-    lines = [measure.line(f"{entry['bytes']} bytes", entry) for entry in found["results"]]
+    lines = [measure.heading("a sum of", "MPI_Allreduce")]
+    lines += [measure.line(f"{entry['bytes']} bytes", entry) for entry in found["results"]]
     rate = f"{fit['bandwidth_bytes_per_s'] / 1e9:.3g} GB/s" if fit["bandwidth_bytes_per_s"] else "bytes cost nothing"
     errors = f"off by {100 * fit['error_median']:.0f} % (median), {100 * fit['error_max']:.0f} % (most)"
     lines.append(f"fit of MPI: {fit['latency_s'] * 1e6:.3g} us, {rate}, {errors}")

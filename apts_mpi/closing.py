@@ -76,8 +76,8 @@ def completion(comm: Communicator, problem: Problem, result: Result, progress: P
     )  # fmt: skip
 
 
-def shown(result: Result, problem: Problem, comm: Communicator, rows: list[list[float]], saved: str) -> dict[str, object]:
-    """The facts of a result, for people; ``saved``: about checkpoints."""
+def shown(result: Result, problem: Problem, comm: Communicator, rows: list[list[float]], since: int, saved: str) -> dict[str, object]:
+    """The facts of a result, for people; ``since``: outer iterations before this start; ``saved``: about checkpoints."""
     facts: dict[str, object] = {
         "status": result.status.value, "training loss": f"{result.loss:.4g}",
         "test accuracy": "none" if math.isnan(result.accuracy) else f"{result.accuracy:.2f} %",
@@ -87,8 +87,11 @@ def shown(result: Result, problem: Problem, comm: Communicator, rows: list[list[
     facts |= {"checkpoints": saved} if saved else {}
     facts |= {"run": result.directory or "not stored"}
     known = problem.arithmetic
-    samples, values = (sum(getattr(info, name) for info in result.steps) for name in ("gradient_samples", "value_samples"))
-    text = known.text(known.total(samples, values), comm.size, result.seconds, timing.table(rows))
+    total, last = (
+        known.total(*(sum(getattr(info, name) for info in steps) for name in ("gradient_samples", "value_samples")))
+        for steps in (result.steps, result.steps[since:])
+    )
+    text = known.text(total, last, comm.size, result.seconds, timing.table(rows))
     return facts | ({"arithmetic": text} if text else {})
 
 

@@ -54,6 +54,7 @@ class Loop:
         self._solver = make(config, problem, comm, timers, self._wishes)
         if found is not None:
             self._progress = hand_over(found, comm, problem, self._solver, self._batches)
+        self._since = len(self._progress.steps)
         self._notes = list(found.notes) if found else []
         status = self._status(self._progress.steps[-1]) if self._progress.steps else Status.RUNNING
         if status is Status.RUNNING and self._progress.seconds > config.stop.wall_time:
@@ -238,7 +239,7 @@ class Loop:
         result = Result(status, theta, now.steps, now.accuracy, loss, passes, now.reductions, now.seconds, self._place, unsaved)
         self._problem.flat.restore(theta)  # first: a full disk must not cost the caller the module
         closing.store(self._directory, comm, self._problem, self._timers, rows, result, now, self._batches, self._warn)
-        facts = closing.shown(result, self._problem, comm, rows, self._checkpoints.told())
+        facts = closing.shown(result, self._problem, comm, rows, self._since, self._checkpoints.told())
         if status is Status.INTERRUPTED:
             facts |= closing.interrupted(result, comm.gather_text(self._interrupt.reason), in_memory(self._problem))
             self._interrupt.leaving = True

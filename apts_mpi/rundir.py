@@ -77,6 +77,7 @@ class Run:
     columns: dict[str, NDArray[Any]]  # (iterations,) each
     times: list[RegionTime]  # empty if the run did not finish
     completion: Completion | None  # None: the run did not finish
+    resumed: list[int]  # the outer iterations after which it was gone on with; times are of what followed the last
 
     @property
     def name(self) -> str:
@@ -113,7 +114,14 @@ def read_run(path: str | Path) -> Run:
     completion = _completion(inside(folder, COMPLETION)) if done else None
     if done:
         _check_files(folder)
-    return Run(folder, config, provenance, columns, _times(inside(folder, TIMING)) if done else [], completion)
+    return Run(folder, config, provenance, columns, _times(inside(folder, TIMING)) if done else [], completion, _resumed(folder))
+
+
+def _resumed(folder: Path) -> list[int]:
+    """The outer iterations after which the run was gone on with, in the order of the starts."""
+    found = sorted(folder.glob(_EARLIER[0]), key=lambda path: (len(path.name), path.name))
+    told = [read_object(inside(folder, path.name)).get("resumed_after_iteration") for path in found]
+    return [iteration for iteration in told if type(iteration) is int and iteration >= 0]
 
 
 def go_on(folder: str | Path, ranks: int) -> str:

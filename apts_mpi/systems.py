@@ -8,6 +8,7 @@ look it up there before the first job. ``##SBATCH`` is a line that Slurm ignores
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 Line = tuple[str, str]
@@ -197,4 +198,6 @@ def find(name: str) -> System:
     for system in SYSTEMS:
         if system.name == name:
             return system
-    raise ValueError(f"--system must be one of {', '.join(system.name for system in SYSTEMS)}, got {name!r}")
+    names = [system.name for system in SYSTEMS]
+    near = "".join(f"; did you mean {other}?" for other in get_close_matches(name, names, 1))
+    raise ValueError(f"--system must be one of {', '.join(names)}, got {name!r}{near}")

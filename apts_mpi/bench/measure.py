@@ -73,6 +73,11 @@ def in_turn(comm: Communicator, ours: Work, base: Work, plan: Plan, calls: int =
     return compared([a for a, _ in kept], [b for _, b in kept])
 
 
+def heading(name: str, base: str) -> str:
+    """What stands above some lines: ours against ``base``."""
+    return f"{name:<24} {'ours':>15} {base:>15}   median of ours / {base}, pair by pair [95 %]"
+
+
 def line(name: str, result: dict[str, Any]) -> str:
     """A comparison for people."""
     low, high = result["ratio"]["interval_95"]

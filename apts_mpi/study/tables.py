@@ -39,9 +39,14 @@ def sections(run: Run) -> list[tuple[str, list[str]]]:
         ("Settings (the basics, and all that differ from their defaults)", settings(run)),
         ("Where it comes from", provenance(run.provenance)),
         (f"Last iterations of {count(run)}", iterations(run)),
-        ("Wall time by phase and region, over the ranks", render(run.times) if run.times else []),
+        (f"Wall time by phase and region, over the ranks{_since(run)}", render(run.times) if run.times else []),
     ]
     return [(heading, lines) for heading, lines in parts if lines]
+
+
+def _since(run: Run) -> str:
+    """What the times are of, where a run was gone on with."""
+    return f", since the last start after iteration {run.resumed[-1]}" if run.resumed else ""
 
 
 def count(run: Run) -> int:
@@ -58,15 +63,20 @@ def result(run: Run) -> list[str]:
         if kept is not None:
             told["go on with"] = f"{go_on(run.path, int(run.provenance.get('ranks', 1)))}   (from the checkpoint after iteration {kept})"
         return aligned(told)
-    return aligned(_result(done) | _rates(run, done))
+    times = f"{len(run.resumed)} time{'s' * (len(run.resumed) > 1)}, after iteration {', '.join(map(str, run.resumed))}"
+    return aligned(_result(done) | ({"gone on with": times} if run.resumed else {}) | _rates(run, done))
 
 
 def _rates(run: Run, done: Completion) -> dict[str, object]:
     """GFLOP/s and the share of the peak, where they are on record."""
     facts = {name: run.provenance.get(name) for name in ("flops_per_gradient", "flops_per_value", "peak_flops")}
     known = Arithmetic(*(math.nan if value is None else float(value) for value in facts.values()))
-    samples = [float(run.columns[name].sum()) if name in run.columns else math.nan for name in ("gradient_samples", "value_samples")]
-    text = known.text(known.total(samples[0], samples[1]), done.ranks, done.seconds, run.times)
+    columns = [run.columns.get(name) for name in ("gradient_samples", "value_samples")]
+    total, last = (
+        known.total(*(math.nan if column is None else float(column[first:].sum()) for column in columns))
+        for first in (0, run.resumed[-1] if run.resumed else 0)
+    )
+    text = known.text(total, last, done.ranks, done.seconds, run.times)
     return {"arithmetic": text} if text else {}
 
 

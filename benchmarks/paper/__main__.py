@@ -28,9 +28,12 @@ try:
     from paper.store import Store
     from paper.wanted import Options
 except ModuleNotFoundError as error:
-    if error.name not in ("apts_mpi", "matplotlib"):
+    if error.name not in ("apts_mpi", "matplotlib", "numpy", "torch", "h5py"):
         raise
-    sys.exit(f"{error.name} is missing: run pip install '.[mpich,test]' in the root of the repository, then the same command again")
+    sys.exit(
+        f"{error.name} is missing in this Python: . .venv/bin/activate where jobs/laptop.sh made one, else pip install '.[mpich,plot]' in "
+        "the root of the repository; then the same command again"
+    )
 
 RUNS, RESULTS, PUBLISHED = Path("runs/paper"), Path("benchmarks/results/paper"), Path("data/published_curves.csv")
 RECORDS = RESULTS / "records"

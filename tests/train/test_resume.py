@@ -28,6 +28,7 @@ from apts_mpi.rundir import read_run
 from apts_mpi.safety import CheckpointConfig, Every, every
 from apts_mpi.storage import checkpoint as files
 from apts_mpi.storage.files import DataError
+from apts_mpi.study.tables import sections
 
 SAME = ("iteration", "epoch", "loss", "grad_norm", "rho", "radius", "step_norm", "global_radius", "loss_new", "passes",
         "gradient_samples", "value_samples", "reductions_total", "status")  # fmt: skip
@@ -116,6 +117,16 @@ def test_what_is_written_beside_the_run(tmp_path: Path) -> None:
     assert known["resumed_after_iteration"] == 6 and "changed: stop.iterations: 6 -> 8" in known["notes"]
     assert 'iterations = 8' in (tmp_path / "run" / "config.toml").read_text()
     assert files.sequences(folder) == [files.highest(folder), files.highest(folder) - 1] and files.highest(folder) > before
+
+
+def test_a_run_that_was_gone_on_with_is_shown_as_one(tmp_path: Path) -> None:
+    run(tmp_path / "run", 3)
+    assert all("start" not in heading and "gone on" not in "".join(lines) for heading, lines in sections(read_run(tmp_path / "run")))
+    for iterations in (5, 6):
+        on(tmp_path / "run", iterations)
+    shown = dict(sections(read_run(tmp_path / "run")))
+    assert "2 times, after iteration 3, 5" in "\n".join(shown["Result"])
+    assert any(heading.endswith("since the last start after iteration 5") for heading in shown)
 
 
 def test_nothing_left_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

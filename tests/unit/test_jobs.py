@@ -190,6 +190,7 @@ def test_other_time_limits_are_refused(text: str) -> None:
         ({"system": "lumi-g", "ranks_per_node": 9, "config": preset("default", run={"device": "cpu"})}, "up to 8 ranks per node, got 9"),
         ({"system": "leonardo", "cpus_per_rank": 9}, "a node of leonardo has 32 cores for jobs, got 4 ranks of 9"),
         ({"nodes": 4, "config": preset("default", solver={"subdomains": 3})}, "solver.subdomains is 3, but 4 ranks need one each"),
+        ({"system": "lumig"}, "did you mean lumi-g?"),
         ({"system": "summit"}, "--system must be one of slurm, pbs, alps, leonardo, lumi-g, perlmutter, frontier, juwels-"),
     ],
 )
