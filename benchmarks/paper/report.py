@@ -74,7 +74,7 @@ TITLES = {"figure1": "Figure 1: MNIST", "figure2": "Figure 2: CIFAR-10"}
 CAPTION = (
     "Bands from the least to the largest of the seeds, lines at their mean; dashed: as published, ten trials. Training loss on the current "
     "data before the iteration. Time is that of the run phase without test evaluations, of runs with the same machine and as many beside "
-    "them; bytes are reductions times the size of theta. Adam: best of 13 learning rates by accuracy after 30 epochs (MNIST in minibatches) "
+    "them; bytes are reductions times the size of theta. Adam: best of 13 rates by accuracy after 30 epochs (MNIST in minibatches) "
     f"or 40 (the others), found with one seed, and drawn to more epochs than that. {READ}, as the published curves are; losses are of the "
     "iterates."
 )
