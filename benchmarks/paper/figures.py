@@ -63,7 +63,9 @@ def draw(figure: str, epochs: int, store: Store, published: Path, folder: Path) 
     for problem in map(PROBLEMS.__getitem__, FIGURES[figure]):
         best = best_adam(problem.name, epochs, store)
         beside = [Line.of(_adam(problem.name, store), TUNED, best, store)] if best else []
-        for combine in COMBINE if published.is_file() else COMBINE[1:]:  # what was drawn beside the published curves stays as it is
+        held = folder / f"{figure}-{problem.name}-sum.png"  # without the published curves it stays as it is
+        paths += [held] if held.is_file() and not published.is_file() else []
+        for combine in COMBINE if published.is_file() else COMBINE[1:]:
             by_order = {order: [Line.of(f"N = {N}", BY_SUBDOMAINS[N], paper(problem.name, N, order, combine, Limits(epochs=epochs)), store)
                                 for N in SUBDOMAINS] + beside for order in ORDERS}  # fmt: skip
             if any(line.curves for lines in by_order.values() for line in lines[: len(SUBDOMAINS)]):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from paper.cases import ORDERS, PROBLEMS, READ, Case, ours, paper
-from paper.curves import Curve
+from paper.curves import Curve, read_json
 from paper.figures import FIGURES, SUBDOMAINS
 from paper.limits import Limits
 from paper.published import Series
 from paper.store import Store
 from paper.table import Row, Table, marked, mean, ranks, spread
 
+TITLE = "The paper's curves, repeated"
 WORDS = {"o1": "first order", "o2": "L-SR1"}
 RULE = (
     "Test accuracy after the epochs of the figures; as published: mean [least, largest] of ten trials; ours and the repetition, preset "
@@ -59,7 +61,13 @@ def tables(epochs: int, store: Store, published: Mapping[str, Series]) -> list[T
              for problems in FIGURES.values() for problem in problems for order in ORDERS for N in SUBDOMAINS]  # fmt: skip
     lines = [line for line, _ in found if line["runs"]]
     curves = [curve for line, there in found if line["runs"] for curve in there]
-    return [Table("repeated", "The paper's curves, repeated", RULE, COLUMNS, lines, curves)] if lines else []
+    return [Table("repeated", TITLE, RULE, COLUMNS, lines, curves)] if lines else []
+
+
+def kept(folder: Path) -> list[Table]:
+    """The table as it was written to ``folder``, where the published curves are not at hand; none if it is not there."""
+    rows = read_json(folder / "repeated.json").get("rows")
+    return [Table("repeated", TITLE, RULE, COLUMNS, rows)] if isinstance(rows, list) and rows else []
 
 
 COLUMNS = {

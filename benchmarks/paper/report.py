@@ -50,12 +50,13 @@ def make(names: Sequence[str], known: Context, whole: bool, say: Callable[[str],
     drawn: dict[str, list[Path]] = {}
     for name in [name for name in names if name in figures.FIGURES]:
         if not known.published.is_file():
-            say(f"{known.published} is not there: no table and no figure beside the published curves; give it with --published")
+            say(f"{known.published} is not there: table and figures beside the published curves stay as they are; give it with --published")
         drawn[name] = figures.draw(name, known.epochs, known.store, known.published, known.results)
         say("\n".join(f"{path}" for path in drawn[name]) or f"{name}: no runs yet")
     if whole:
         page = known.results / "report.md"
-        page.write_text(together(found, drawn), encoding="utf-8")
+        held = [] if known.published.is_file() else repeated.kept(known.results)
+        page.write_text(together([*held, *found], drawn), encoding="utf-8")
         say(f"{page}: {len(found)} tables")
     there = {table.name for table in found}
     return [f"no verdict: {name}: no runs yet" for name in names if name in JUDGED and name not in there] + fallen(found)

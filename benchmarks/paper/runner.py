@@ -83,6 +83,7 @@ class Runner:
         self._options, self._source = options, source_sha256(Path(apts_mpi.__file__).resolve().parent)
         self._ending, self._lock = threading.Event(), threading.Lock()
         self._processes: set[subprocess.Popen[bytes]] = set()
+        self._others = list[str]()  # runs that another source made, not yet told
 
     def make(self, cases: Iterable[Case]) -> int:
         """Make what is missing of ``cases``; how many runs are still missing, or failed."""
@@ -91,6 +92,7 @@ class Runner:
         missing = [run for run, curve in there if curve is None]
         for run, curve in there:
             self._keep(run, curve)
+        self._tell_others()
         say(f"{len(runs) - len(missing)} of {len(runs)} runs are there, {len(missing)} to make")
         began, failed = time.monotonic(), 0
         with ThreadPoolExecutor(self._options.jobs) as pool:
@@ -109,6 +111,7 @@ class Runner:
     def show(self, cases: Iterable[Case]) -> int:
         """Say which runs there are; how many are missing."""
         runs = {run.name: self._there(run) is not None for run in wanted(cases, self._options)}
+        self._tell_others()
         for name, there in runs.items():
             self._options.say(f"{'there' if there else 'missing':<8} {name}")
         return list(runs.values()).count(False)
@@ -121,7 +124,7 @@ class Runner:
                 process.send_signal(signal.SIGUSR1)
 
     def _there(self, run: Wanted) -> Curve | None:
-        """The run if nothing is to do; says so if another source made it, or if there is a record alone that does not go far enough."""
+        """The run if nothing is to do; says so if there is a record alone that does not go far enough."""
         there = look(run, self._options, self._source)
         if there.curve is None or not there.mine:
             return None
@@ -131,9 +134,16 @@ class Runner:
                 self._options.say(f"{run.name}: its record ends after {count} iterations, it is made again from the start to go further")
             return None
         if not there.fresh:
-            told = "made again" if self._options.again else "kept (--again makes it again)"
-            self._options.say(f"{run.name}: made by another source, {told}")
+            self._others.append(run.name)
         return there.curve if there.fresh or not self._options.again else None
+
+    def _tell_others(self) -> None:
+        """Say which runs another source made: their settings are those that are asked for, the program was another."""
+        if self._others:
+            told = "made again" if self._options.again else "kept (--again makes them again)"
+            more = f" and {len(self._others) - 1} more" if len(self._others) > 1 else ""
+            self._options.say(f"made by another source, {told}: {self._others[0]}{more}")
+        self._others = []
 
     def _keep(self, run: Wanted, curve: Curve | None) -> None:
         """Write the record of a run that has come to its budget and has its folder."""

@@ -139,6 +139,8 @@ def test_every_picture_of_a_figure_is_drawn_and_small(tmp_path: Path, monkeypatc
     paths = figures.draw("figure1", 6, Synthetic(tmp_path), published, tmp_path / "out")
     assert len(paths) == 4 and all(path.read_bytes()[:4] == b"\x89PNG" and path.stat().st_size <= 150_000 for path in paths)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
+    again = figures.draw("figure1", 6, Synthetic(tmp_path), tmp_path / "none.csv", tmp_path / "out")
+    assert set(again) == set(paths), "what was drawn beside the published curves stays"
     alone = figures.draw("figure1", 6, Synthetic(tmp_path), tmp_path / "none.csv", tmp_path / "alone")
     assert {path.name for path in paths} - {path.name for path in alone} == {"figure1-mnist-full-sigmoid-sum.png"}
 

@@ -188,7 +188,7 @@ def test_the_best_rate_by_what_is_asked() -> None:
     assert rates.best(search, MadeUp({}), "target") is None
 
 
-def test_what_is_repeated_is_compared_after_the_same_epochs_and_shown_where_it_differs() -> None:
+def test_what_is_repeated_is_compared_after_the_same_epochs_and_shown_where_it_differs(tmp_path: Path) -> None:
     until = Limits(epochs=2)
     ends = {"min": np.array([10.0, 85, 90]), "max": np.array([10.0, 86, 94]), "mean": np.array([10.0, 85, 92])}
     published = {"apts_d_mnist_005_10000_2_o1": Series(np.arange(3.0), ends, ends)}
@@ -197,6 +197,9 @@ def test_what_is_repeated_is_compared_after_the_same_epochs_and_shown_where_it_d
         made = MadeUp({case.name: [curve([50.0] * 11 + [end, 99])], mine.name: [curve([98.0] * 12)]})
         [line] = repeated.tables(2, made, published)[0].rows
         assert (line["accuracy"], line["published"], line["inside"], line["ours"]) == (end, 92, inside, 98)
+    write(found := repeated.tables(2, made, published), tmp_path)
+    assert [table.markdown() for table in repeated.kept(tmp_path)] == [table.markdown() for table in found]
+    assert repeated.kept(tmp_path / "none") == []
     assert repeated.tables(2, made, {})[0].rows[0]["inside"] == "-"
     assert repeated.tables(3, made, published) == []  # no run has come so far
 
