@@ -145,7 +145,7 @@ def work(problem: Problem, rows: Mapping[int, Sequence[Line]], what: str, epochs
             panels[0, column].set_xlim(0, epochs)
         else:
             _logarithmic(panels[0, column], panels[:, column])
-    return _finish(figure, problem, panels.flat, 3, stem)
+    return _finish(figure, problem, panels.flat, 3 if len(shown) > 3 else 2, stem)  # of the legend, as wide as the panels
 
 
 def _conditions(lines: Iterable[Line]) -> str | None:
