@@ -20,6 +20,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from apts_mpi import presets
 from apts_mpi.config import Config
+from apts_mpi.hints import did_you_mean
 from apts_mpi.native.extension import SWITCH
 from apts_mpi.regular import read_toml
 
@@ -125,8 +126,7 @@ def _has_kind(kind: Any, value: Any) -> bool:
 def _typed(key: Key, value: Any, source: str) -> Any:
     """``value`` in the type of ``key``; SettingsError naming both and the source."""
     if not _has_kind(key.kind, value):
-        options = get_close_matches(str(value), get_args(key.kind), 1) if get_origin(key.kind) is Literal else []
-        hint = f"; did you mean {options[0]}?" if options else ""
+        hint = did_you_mean(str(value), get_args(key.kind)) if get_origin(key.kind) is Literal else ""
         raise SettingsError(f"{source}: {key.name} expects {key.expects}, got {value!r}{hint}")
     kind = get_origin(key.kind) or key.kind
     return kind(value) if kind in (tuple, float) else value

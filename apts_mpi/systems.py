@@ -8,8 +8,9 @@ look it up there before the first job. ``##SBATCH`` is a line that Slurm ignores
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
+
+from apts_mpi.hints import did_you_mean
 
 Line = tuple[str, str]
 
@@ -199,5 +200,4 @@ def find(name: str) -> System:
         if system.name == name:
             return system
     names = [system.name for system in SYSTEMS]
-    near = "".join(f"; did you mean {other}?" for other in get_close_matches(name, names, 1))
-    raise ValueError(f"--system must be one of {', '.join(names)}, got {name!r}{near}")
+    raise ValueError(f"--system must be one of {', '.join(names)}, got {name!r}{did_you_mean(name, names)}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from apts_mpi import settings
+from apts_mpi.hints import did_you_mean
 from apts_mpi.regular import read_toml
 
 Scaling = Literal["strong", "weak"]
@@ -228,12 +229,9 @@ def _tables(tree: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
 
 
 def _no_others(tree: Mapping[str, Any], known: set[str], where: str) -> None:
-    from difflib import get_close_matches
-
     for key in tree:
         if key not in known:
-            near = get_close_matches(key, sorted(known), 1)
-            raise ValueError(f"{where} has no key {key}{f'; did you mean {near[0]}?' if near else ''}")
+            raise ValueError(f"{where} has no key {key}{did_you_mean(key, known)}")
 
 
 def _one(key: str, value: Any, kind: type) -> Any:

@@ -64,7 +64,7 @@ def result(run: Run) -> list[str]:
             told["go on with"] = f"{go_on(run.path, int(run.provenance.get('ranks', 1)))}   (from the checkpoint after iteration {kept})"
         return aligned(told)
     times = f"{len(run.resumed)} time{'s' * (len(run.resumed) > 1)}, after iteration {', '.join(map(str, run.resumed))}"
-    return aligned(_result(done) | ({"gone on with": times} if run.resumed else {}) | _rates(run, done))
+    return aligned(_result(done) | ({"resumed": times} if run.resumed else {}) | _rates(run, done))
 
 
 def _rates(run: Run, done: Completion) -> dict[str, object]:

@@ -121,11 +121,11 @@ def test_what_is_written_beside_the_run(tmp_path: Path) -> None:
 
 def test_a_run_that_was_gone_on_with_is_shown_as_one(tmp_path: Path) -> None:
     run(tmp_path / "run", 3)
-    assert all("start" not in heading and "gone on" not in "".join(lines) for heading, lines in sections(read_run(tmp_path / "run")))
+    assert all("start" not in heading and "resumed  " not in "".join(lines) for heading, lines in sections(read_run(tmp_path / "run")))
     for iterations in (5, 6):
         on(tmp_path / "run", iterations)
     shown = dict(sections(read_run(tmp_path / "run")))
-    assert "2 times, after iteration 3, 5" in "\n".join(shown["Result"])
+    assert "resumed " in "\n".join(shown["Result"]) and "2 times, after iteration 3, 5" in "\n".join(shown["Result"])
     assert any(heading.endswith("since the last start after iteration 5") for heading in shown)
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2] / "apts_mpi"
 FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
 ROOMS = ("solver", "problem", "parallel", "storage", "study")
 LEVEL = dict.fromkeys(("contracts", "config", "baseline", "bounds", "timing", "partition", "network", "tracing", "arithmetic", "safety"), 0)
-LEVEL |= {"regular": 0, "presets": 0, "lock": 1}
+LEVEL |= {"regular": 0, "hints": 0, "presets": 0, "lock": 1}
 LEVEL |= dict.fromkeys(("native", "settings", "monitor", "rundir", "provenance", "systems", "jobs", "interrupt", "outcome"), 1)
 LEVEL |= {"train_settings": 1, "identity": 1}
 LEVEL |= dict.fromkeys(ROOMS, 2) | dict.fromkeys(("train", "loop", "assembly", "trial", "tune", "bench", "scale"), 3)
