@@ -33,7 +33,7 @@ def _kept(flat: FlatModel, loss: Loss, inputs: Tensor, targets: Tensor, count: i
 
     def keep(values: Tensor) -> Tensor:
         held[values.untyped_storage().data_ptr()] = values.untyped_storage().nbytes()
-        return values
+        return values.detach()  # itself it would keep its graph alive for ever, and so the parameters' stream
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
         losses = loss(flat.module(torch.cat([inputs] * count)), torch.cat([targets] * count))
