@@ -49,7 +49,7 @@ def solve(eigenvalues: Array, grad: Array, radius: float) -> Solution:
     component along the leftmost eigenvector takes the step to the boundary. ||s|| <= radius (1 + 1e-12).
     """
     # s = radius t and a common factor make all numbers at most 1 and the radius 1.
-    scale = float(max(np.max(np.abs(grad), initial=0.0), radius * np.max(np.abs(eigenvalues), initial=0.0)))
+    scale = float(np.maximum(np.max(np.abs(grad), initial=0.0), radius * np.max(np.abs(eigenvalues), initial=0.0)))  # nan stays
     if not (math.isfinite(4 * scale) and math.isfinite(4 * radius) and math.isfinite(4 * scale * radius) and radius >= TINY):
         return _zero(len(grad), finite=False)
     if scale == 0:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from reference.dense_trust_region import cauchy_decrease, kkt_residual, solve_dense, value
 from solver_cases import cases
@@ -41,6 +41,7 @@ def test_solution_is_optimal(pairs: list[tuple[float, float]], radius: float) ->
 @pytest.mark.fault(12)
 @pytest.mark.timeout(3600)
 @given(st.lists(st.tuples(ANY, ANY), min_size=0, max_size=5), ANY)
+@example([(math.nan, 0.0)], 1.0)
 @cases(0.12)
 def test_anything_goes_in_and_nothing_is_raised(pairs: list[tuple[float, float]], radius: float) -> None:
     lam, g = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
