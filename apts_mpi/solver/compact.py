@@ -1,7 +1,8 @@
 """The compact L-SR1 matrix B = gamma I + Psi M Psi' and its eigenvalues, from Gram matrices alone.
 
 Psi = Y' - gamma S' has the vectors y_i - gamma s_i as columns, i = 0..k-1 from the oldest pair. It is
-never formed: only S's, S'y, Y'y (k, k), in float64 on the host, are needed. Source: Brust, Erway, Marcia 2017.
+never formed: only S's, S'y, Y'y (k, k), in float64 on the host, are needed. What is written here in numpy is the twin of
+``native.small``, which serves where it is compiled. Source: Brust, Erway, Marcia 2017.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from apts_mpi.native import small
 
 Array = NDArray[np.float64]
 
@@ -69,6 +72,8 @@ def sr1(gram: Gram, gamma: float, noise: float) -> Compact:
     Pair j is skipped if |delta_j| < 1e-8 ||s_j|| ||u_j||, or if delta_j is lost in the relative error
     ``noise`` of the inner products. O(k^3).
     """
+    if small.compiled():
+        return Compact(gamma, *small.sr1(gram.ss, gram.sy, gram.yy, gamma, noise))
     k = len(gram.ss)
     cross = gram.sy.T - gamma * gram.ss  # psi_i's_j
     inner = psi_gram(gram, gamma)
@@ -94,6 +99,9 @@ def spectrum(gram: Gram, compact: Compact, noise: float, cut: float, n_params: i
     Psi'Psi is scaled by the sizes ||y_i|| + |gamma| ||s_i||, so that all its entries have an error of about
     ``noise``; eigenvectors of it below ``cut`` times the largest eigenvalue, and beyond ``n_params``, are dropped. O(k^3).
     """
+    if small.compiled():
+        parts = (gram.ss, gram.sy, gram.yy, compact.gamma, compact.used, compact.p, compact.delta)
+        return Spectrum(compact.gamma, *small.spectrum(*parts, noise, cut, n_params))
     k, used = len(gram.ss), compact.used
     empty = Spectrum(compact.gamma, np.zeros(0), np.zeros((k, 0)), noise)
     if len(used) == 0:
@@ -120,7 +128,7 @@ def spectrum(gram: Gram, compact: Compact, noise: float, cut: float, n_params: i
 
 def psi_gram(gram: Gram, gamma: float) -> Array:
     """Psi'Psi = Y'Y - gamma (S'Y + Y'S) + gamma^2 S'S, (k, k)."""
-    return gram.yy - gamma * (gram.sy + gram.sy.T) + gamma**2 * gram.ss
+    return gram.yy - gamma * (gram.sy + gram.sy.T) + gamma * gamma * gram.ss
 
 
 def magnitude(gram: Gram, gamma: float) -> Array:

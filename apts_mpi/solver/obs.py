@@ -1,6 +1,7 @@
 """The orthonormal-basis subproblem solver: an L-SR1 trust-region step as coefficients of g, S and Y.
 
-Host, float64, from inner products alone; no vector of length n is touched. Source: Brust, Erway, Marcia 2017.
+Host, float64, from inner products alone; no vector of length n is touched. In numpy the twin of
+``native.small``, which serves where it is compiled. Source: Brust, Erway, Marcia 2017.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from apts_mpi.native import small
 from apts_mpi.solver.compact import Gram, Spectrum
 from apts_mpi.solver.subproblem import Solution, solve
 
@@ -43,6 +45,10 @@ def minimise(gram: Gram, model: Spectrum, products: GradProducts, n_params: int,
     zero and gamma < 0 is the leftmost eigenvalue, a row of S that leaves the span takes its place; if none
     does, the step stays in the span.
     """
+    if small.compiled():
+        b = (model.gamma, model.eigenvalues, model.basis, model.noise)
+        found, weights = small.minimise(gram.ss, gram.sy, gram.yy, *b, products.sg, products.yg, products.gg, n_params, radius)
+        return Solution(*found), Combination(*weights)
     k, gamma = len(gram.ss), model.gamma
     inside = model.basis.T @ (products.yg - gamma * products.sg)  # Q'g
     outside = products.gg - float(inside @ inside)  # ||g_perp||^2

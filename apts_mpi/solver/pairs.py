@@ -44,7 +44,8 @@ class Pairs:
     def gram(self, slots: Sequence[int] | None = None) -> Gram:
         """S'S, S'Y and Y'Y of the pairs in ``slots``, or of all in their order."""
         s = self.s_rows(self.order if slots is None else slots)
-        return Gram(self.products[np.ix_(s, s)], self.products[np.ix_(s, s + 1)], self.products[np.ix_(s + 1, s + 1)])
+        y, down = s + 1, s[:, None]
+        return Gram(self.products[down, s], self.products[down, y], self.products[down + 1, y])
 
     @staticmethod
     def s_rows(slots: Sequence[int]) -> NDArray[np.intp]:

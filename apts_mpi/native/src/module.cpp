@@ -4,11 +4,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels.hpp"
+#include "small.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -111,6 +114,76 @@ void define(nb::module_& m) {
     m.def("correct_", &correct<T>, "grad"_a.noconvert(), "correction"_a.noconvert(), "theta"_a.noconvert(), "origin"_a.noconvert(), "threads"_a);
 }
 
+// small matrices: float64 arrays of numpy, of any strides
+using Row = nb::ndarray<const double, nb::ndim<1>, nb::device::cpu>;
+using Square = nb::ndarray<const double, nb::ndim<2>, nb::device::cpu>;
+
+small::Vector view(const Row& a) { return {a.data(), static_cast<ptrdiff_t>(a.stride(0))}; }
+small::Matrix view(const Square& a) { return {a.data(), static_cast<ptrdiff_t>(a.stride(0)), static_cast<ptrdiff_t>(a.stride(1))}; }
+
+small::Gram gram_of(const Square& ss, const Square& sy, const Square& yy) {
+    const size_t k = ss.shape(0);
+    need(ss.shape(1) == k && sy.shape(0) == k && sy.shape(1) == k && yy.shape(0) == k && yy.shape(1) == k, "need three square matrices of one size");
+    return {static_cast<ptrdiff_t>(k), view(ss), view(sy), view(yy)};
+}
+
+// an array of numpy that owns the numbers, (down, right) by columns, or (down,) if right is 0
+template <class T>
+nb::object array(std::vector<T>&& numbers, size_t down) {
+    auto kept = std::make_unique<std::vector<T>>(std::move(numbers));
+    T* const data = kept->data();
+    nb::capsule owner(kept.get(), [](void* at) noexcept { delete static_cast<std::vector<T>*>(at); });
+    kept.release();
+    return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(data, {down}, owner));
+}
+
+nb::object columns(small::Numbers&& numbers, size_t down, size_t right) {
+    auto kept = std::make_unique<small::Numbers>(std::move(numbers));
+    double* const data = kept->data();
+    nb::capsule owner(kept.get(), [](void* at) noexcept { delete static_cast<small::Numbers*>(at); });
+    kept.release();
+    return nb::cast(nb::ndarray<nb::numpy, double, nb::ndim<2>>(data, {down, right}, owner, {1, static_cast<int64_t>(down)}));
+}
+
+nb::tuple sr1(const Square& ss, const Square& sy, const Square& yy, double gamma, double noise) {
+    small::Compact found = small::sr1(gram_of(ss, sy, yy), gamma, noise);
+    const size_t r = found.used.size();
+    return nb::make_tuple(array(std::move(found.used), r), columns(std::move(found.p), ss.shape(0), r), array(std::move(found.delta), r));
+}
+
+nb::tuple spectrum(const Square& ss, const Square& sy, const Square& yy, double gamma, const std::vector<ptrdiff_t>& used, const Square& p,
+    const Row& delta, double noise, double cut, ptrdiff_t n_params) {
+    const small::Gram gram = gram_of(ss, sy, yy);
+    const size_t r = used.size();
+    for (const ptrdiff_t pair : used) need(pair >= 0 && pair < gram.k, "pairs must be of the Gram matrices");
+    need(p.shape(0) == ss.shape(0) && p.shape(1) == r && delta.shape(0) == r, "p must be (pairs, used), delta (used,)");
+    small::Spectrum found = small::spectrum(gram, gamma, used, view(p), view(delta), noise, cut, n_params);
+    const size_t kept = found.eigenvalues.size();
+    return nb::make_tuple(array(std::move(found.eigenvalues), kept), columns(std::move(found.basis), gram.k, kept), found.noise);
+}
+
+nb::tuple minimise(const Square& ss, const Square& sy, const Square& yy, double gamma, const Row& eigenvalues, const Square& basis, double noise,
+    const Row& sg, const Row& yg, double gg, ptrdiff_t n_params, double radius) {
+    const small::Gram gram = gram_of(ss, sy, yy);
+    const size_t k = gram.k, r = eigenvalues.shape(0);
+    need(basis.shape(0) == k && basis.shape(1) == r && sg.shape(0) == k && yg.shape(0) == k, "basis must be (pairs, eigenvalues), products (pairs,)");
+    small::Step step = small::minimise(gram, gamma, r, view(eigenvalues), view(basis), noise, {view(sg), view(yg), gg}, n_params, radius);
+    small::Solution& found = step.solution;
+    const size_t q = found.coefficients.size();
+    return nb::make_tuple(
+        nb::make_tuple(array(std::move(found.coefficients), q), found.sigma, found.predicted, found.step_norm, found.curvature,
+            found.hits_boundary, found.hard_case, found.finite, found.iterations),
+        nb::make_tuple(step.grad, array(std::move(step.s), k), array(std::move(step.y), k)));
+}
+
+void define_small(nb::module_& m) {
+    m.def("sr1", &sr1, "ss"_a.noconvert(), "sy"_a.noconvert(), "yy"_a.noconvert(), "gamma"_a, "noise"_a);
+    m.def("spectrum", &spectrum, "ss"_a.noconvert(), "sy"_a.noconvert(), "yy"_a.noconvert(), "gamma"_a, "used"_a, "p"_a.noconvert(),
+        "delta"_a.noconvert(), "noise"_a, "cut"_a, "n_params"_a);
+    m.def("minimise", &minimise, "ss"_a.noconvert(), "sy"_a.noconvert(), "yy"_a.noconvert(), "gamma"_a, "eigenvalues"_a.noconvert(),
+        "basis"_a.noconvert(), "noise"_a, "sg"_a.noconvert(), "yg"_a.noconvert(), "gg"_a, "n_params"_a, "radius"_a);
+}
+
 }  // namespace
 
 #ifdef APTS_CUDA
@@ -121,6 +194,7 @@ NB_MODULE(_kernels, m) {
     m.def("level", [] { return level() == 4 ? std::string("x86-64-v4") : level() == 3 ? std::string("x86-64-v3") : std::string("base"); });
     define<float>(m);
     define<double>(m);
+    define_small(m);
 #ifdef APTS_CUDA
     define_cuda(m);
     m.attr("cuda") = true;
