@@ -1,7 +1,4 @@
-"""The kernels of a GPU: same names and arguments as the torch twins, started on the current stream; they wait where they return floats.
-
-``blend_`` is the twin: a sweep there is a recording, which may not wait.
-"""
+"""The kernels of a GPU: same names and arguments as the torch twins, started on the current stream; nothing waits."""
 
 from __future__ import annotations
 
@@ -12,18 +9,14 @@ from torch import Tensor
 
 from apts_mpi.native import twins
 from apts_mpi.native.extension import compiled_module
-from apts_mpi.native.twins import blend_
-
-__all__ = ["blend_", "combine_", "correct_", "observe_"]
 
 
-def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tensor) -> list[float]:
+def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tensor) -> Tensor:
     """See ``kernels.observe_``."""
     width = 3 * used + 10
     sums = _room(grad, width)
     compiled_module().observe_cuda_(memory, used, spare, grad, grad_new, sums, _stream(grad))
-    found: list[float] = sums[:width].tolist()
-    return found
+    return sums[:width]
 
 
 def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], factor: float, grad: Tensor, out: Tensor) -> float | Tensor:
@@ -35,16 +28,38 @@ def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], fa
     return sums[0]
 
 
-def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> float:
+def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> Tensor:
     """See ``kernels.correct_``."""
     sums = _room(grad, 1)
     compiled_module().correct_cuda_(grad, correction, theta, origin, sums, _stream(grad))
-    return float(sums[0])
+    return sums[0]
+
+
+def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: float) -> Tensor:
+    """See ``kernels.blend_``."""
+    squares = _squares(momentum)
+    compiled_module().blend_cuda_(momentum, fresh, kept, grad, beta, squares, _stream(momentum))
+    return squares
+
+
+def square(vector: Tensor) -> Tensor:
+    """See ``kernels.square``."""
+    squares = _squares(vector)
+    compiled_module().square_cuda_(vector, squares, _stream(vector))
+    return squares
+
+
+def advance_(point: Tensor, direction: Tensor, stride: Tensor, squares: Tensor) -> None:
+    """See ``kernels.advance_``."""
+    compiled_module().advance_cuda_(point, direction, stride.view(1), squares, _stream(point))
+
+
+def _squares(like: Tensor) -> Tensor:
+    return torch.empty(compiled_module().device_parts(like.numel()), dtype=torch.float64, device=like.device)
 
 
 def _room(like: Tensor, width: int) -> Tensor:
-    tiles = -(-like.numel() // compiled_module().DEVICE_TILE)
-    return torch.empty((tiles + 1) * width, dtype=torch.float64, device=like.device)
+    return torch.empty(compiled_module().device_room(like.numel(), width), dtype=torch.float64, device=like.device)
 
 
 def _stream(like: Tensor) -> int:

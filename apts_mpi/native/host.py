@@ -1,4 +1,7 @@
-"""The compiled kernels of host memory: same names and arguments as the torch twins, on torch's number of threads."""
+"""The compiled kernels of host memory: same names and arguments as the torch twins, on torch's number of threads.
+
+``square`` and ``advance_`` are the twins: a kernel gained nothing over torch.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Sequence
 from torch import Tensor, get_num_threads
 
 from apts_mpi.native.extension import compiled_module
+from apts_mpi.native.twins import advance_, square
+
+__all__ = ["advance_", "blend_", "combine_", "correct_", "observe_", "square"]
 
 
 def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tensor) -> list[float]:

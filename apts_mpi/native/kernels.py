@@ -16,17 +16,17 @@ from apts_mpi.native import device, host, twins
 from apts_mpi.native.extension import extension
 
 
-def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tensor) -> list[float]:
+def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tensor) -> list[float] | Tensor:
     """y = grad_new - grad into row ``spare`` + 1 beside s in row ``spare``, and all products that an L-SR1 update asks for.
 
     First, for each row below ``used``, those with s, y and grad_new; then the upper triangle of (s, y, grad_new, grad) among each
-    other, by rows: 3 ``used`` + 10 numbers. One pass.
+    other, by rows: 3 ``used`` + 10 numbers, on a GPU as a float64 tensor there. One pass.
     """
     serves = _serves(memory, grad, grad_new)
     _fits(memory, grad, grad_new)
     if not (0 <= used <= len(memory) and 0 <= spare < len(memory) - 1):
         raise ValueError(f"rows {used} and {spare} do not fit a memory of {len(memory)} rows")
-    found: list[float] = serves.observe_(memory, used, spare, grad, grad_new)
+    found: list[float] | Tensor = serves.observe_(memory, used, spare, grad, grad_new)
     return found
 
 
@@ -40,20 +40,36 @@ def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], fa
     return found
 
 
-def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> float:
-    """grad += correction; returns correction'(theta - origin), what the same correction adds to the value. One pass."""
+def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> float | Tensor:
+    """grad += correction; returns correction'(theta - origin), what it adds to the value, on a GPU as a 0-d tensor there. One pass."""
     serves = _serves(grad, correction, theta, origin)
     if not grad.shape == correction.shape == theta.shape == origin.shape or grad.dim() != 1:
         raise ValueError("need four vectors of one length")
-    return float(serves.correct_(grad, correction, theta, origin))
+    found: float | Tensor = serves.correct_(grad, correction, theta, origin)
+    return found
 
 
-def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: float) -> float:
-    """momentum = beta momentum + (1 - beta) (fresh - kept + grad); returns momentum'momentum. One pass in host memory."""
+def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: float) -> float | Tensor:
+    """momentum = beta momentum + (1 - beta) (fresh - kept + grad); returns momentum'momentum, on a GPU as ``square`` does. One pass."""
     serves = _serves(momentum, fresh, kept, grad)
     if not momentum.shape == fresh.shape == kept.shape == grad.shape or grad.dim() != 1:
         raise ValueError("need four vectors of one length")
-    return float(serves.blend_(momentum, fresh, kept, grad, beta))
+    found: float | Tensor = serves.blend_(momentum, fresh, kept, grad, beta)
+    return found
+
+
+def square(vector: Tensor) -> Tensor:
+    """Numbers on the device whose sum is vector'vector, float64. One pass."""
+    found: Tensor = _serves(vector).square(vector)
+    return found
+
+
+def advance_(point: Tensor, direction: Tensor, stride: Tensor, squares: Tensor) -> None:
+    """point -= stride direction / ||direction||, ``squares`` as of ``square``, ``stride`` 0-d on the device. One pass; nothing waits."""
+    serves = _serves(point, direction, stride)
+    if point.shape != direction.shape or point.dim() != 1 or stride.numel() != 1:
+        raise ValueError("need two vectors of one length and one number")
+    serves.advance_(point, direction, stride, squares)
 
 
 def compiled(like: Tensor) -> bool:

@@ -43,6 +43,17 @@ def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: fl
     return _dot(momentum, momentum)
 
 
+def square(vector: Tensor) -> Tensor:
+    """See ``kernels.square``."""
+    return torch.dot(vector, vector).double().view(1)
+
+
+def advance_(point: Tensor, direction: Tensor, stride: Tensor, squares: Tensor) -> None:
+    """See ``kernels.advance_``."""
+    length = squares.sum().sqrt_().clamp_(min=torch.finfo(direction.dtype).tiny).to(direction.dtype)
+    torch.addcmul(point, direction, stride / length, value=-1, out=point)
+
+
 def _dot(a: Tensor, b: Tensor) -> float:
     parts = [torch.dot(x, y) for x, y in zip(a.split(BLOCK), b.split(BLOCK), strict=True)]  # type: ignore[no-untyped-call]
     return float(torch.stack(parts).sum(dtype=torch.float64))

@@ -36,26 +36,26 @@ struct Given {
     }
 };
 
-// The lengths: below a lane, a block or tile less one, more than one of them, and an odd one.
-constexpr ptrdiff_t LENGTHS[] = {1, 7, 2047, 2048, 2049, 8193, 20011};
-constexpr int ROWS[] = {2, 5, 12};
+// The lengths: below a lane, around the columns of one thread block, around a block of the CPU, and an odd one. On a GPU 22 rows are one
+// pass if s and y are among them, 24 are two and 45 are three.
+constexpr ptrdiff_t LENGTHS[] = {1, 7, 1023, 1024, 1025, 8193, 20011};
+constexpr int ROWS[] = {2, 5, 12, 22, 24, 45};
 
 template <class T>
-void observes(ptrdiff_t n, int rows) {
-    const int used = rows - 2, width = 3 * used + 10;
+void observes(ptrdiff_t n, int rows, int used, int spare) {
+    const int width = 3 * used + 10;
     Given<T> host(n, rows), gpu(n, rows);
     std::vector<double> sums(((n + BLOCK - 1) / BLOCK) * width), room(device::room(n, width));
-    T* const s = host.memory.data() + used * n;
+    T* const s = host.memory.data() + spare * n;
     observe_base(Observe<T>{host.memory.data(), n, used, s, host.grad_new.data(), host.grad.data(), s + n, n, 4}, sums.data());
     T* const there = gpu.memory.data();
-    device::observe<T>(there, n, used, used, there + (used + 1) * n, gpu.grad.data(), gpu.grad_new.data(), room.data(), nullptr);
-    const Given<T> plain(n, rows);
-    std::vector<T> y(n);
-    for (ptrdiff_t i = 0; i < n; ++i) {
-        y[i] = plain.grad_new[i] - plain.grad[i];
-        same("y", host.memory[(used + 1) * n + i], y[i], 1, 0), same("y on the device", there[(used + 1) * n + i], y[i], 1, 0);
-    }
-    const T* const four[4] = {plain.memory.data() + used * n, y.data(), plain.grad_new.data(), plain.grad.data()};
+    device::observe<T>(there, n, used, spare, there + (spare + 1) * n, gpu.grad.data(), gpu.grad_new.data(), room.data(), nullptr);
+    Given<T> plain(n, rows);
+    T* const y = plain.memory.data() + (spare + 1) * n;
+    for (ptrdiff_t i = 0; i < n; ++i) y[i] = plain.grad_new[i] - plain.grad[i];
+    for (ptrdiff_t i = 0; i < rows * n; ++i)
+        same("a row", host.memory[i], plain.memory[i], 1, 0), same("a row on the device", there[i], plain.memory[i], 1, 0);
+    const T* const four[4] = {y - n, y, plain.grad_new.data(), plain.grad.data()};
     const auto dot = [n](const T* a, const T* b) {
         double sum = 0, size = 0;
         for (ptrdiff_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * b[i], size += std::abs(static_cast<double>(a[i]) * b[i]);
@@ -130,12 +130,32 @@ void blends(ptrdiff_t n) {
         square += static_cast<double>(momentum[i]) * momentum[i];
     }
     same("a square of momentum", sums[0], square, square, 1e-13);
+
+    std::vector<T> moved = given.grad, point = given.grad_new;
+    std::vector<double> squares(device::parts(n)), again(device::parts(n));
+    device::blend<T>(moved.data(), fresh, kept, given.grad_new.data(), 0.9, n, squares.data(), nullptr);
+    device::square<T>(moved.data(), n, again.data(), nullptr);
+    const T stride = T(0.25);
+    device::advance<T>(point.data(), moved.data(), &stride, squares.data(), device::parts(n), n, nullptr);
+    double found = 0, second = 0;
+    square = 0;
+    for (const double part : squares) found += part;
+    for (const double part : again) second += part;
+    for (ptrdiff_t i = 0; i < n; ++i) square += static_cast<double>(moved[i]) * moved[i];
+    same("a square on the device", found, square, square, 1e-13), same("a square of it alone", second, square, square, 1e-13);
+    for (ptrdiff_t i = 0; i < n; ++i) {
+        same("a momentum on the device", moved[i], momentum[i], 8, 4 * eps);
+        same("a point on the device", point[i], given.grad_new[i] - 0.25 * moved[i] / std::sqrt(square), 8, 4 * eps);
+    }
 }
 
 template <class T>
 void all() {
     for (const ptrdiff_t n : LENGTHS) {
-        for (const int rows : ROWS) observes<T>(n, rows), combines<T>(n, rows);
+        for (const int rows : ROWS) {
+            observes<T>(n, rows, rows - 2, rows - 2), observes<T>(n, rows, rows, rows / 4 * 2);
+            observes<T>(n, rows, rows / 2, rows / 2 - 1), combines<T>(n, rows);
+        }
         corrects<T>(n), blends<T>(n);
     }
 }

@@ -12,6 +12,9 @@
 #define __device__
 #define __global__ static
 #define __shared__ static
+#define __launch_bounds__(...)
+#define UNROLL(times)
+#define PREFETCH(address) static_cast<void>(address)
 #define LAUNCH(kernel, grid, stream, ...) (static_cast<void>(stream), emulated::launch(grid, [&] { kernel(__VA_ARGS__); }))
 #define FAILURE() nullptr
 
@@ -20,7 +23,7 @@ namespace emulated {
 struct Index {
     unsigned x;
 };
-inline thread_local Index thread{}, block{};
+inline thread_local Index thread{}, block{}, blocks{};
 inline pthread_barrier_t barrier;
 
 template <class Act>
@@ -35,21 +38,20 @@ void share_out(long blocks, int threads, const Act& act) {
 
 template <class Kernel>
 void launch(long grid, Kernel kernel) {
-    for (long b = 0; b < grid; ++b) {
-        std::vector<std::thread> threads;
-        pthread_barrier_init(&barrier, nullptr, THREADS);
-        for (unsigned t = 0; t < THREADS; ++t)
-            threads.emplace_back([&, t] {
-                thread.x = t, block.x = static_cast<unsigned>(b);
-                kernel();
-            });
-        for (std::thread& one : threads) one.join();
-        pthread_barrier_destroy(&barrier);
-    }
+    std::vector<std::thread> threads;
+    pthread_barrier_init(&barrier, nullptr, THREADS);
+    for (unsigned t = 0; t < THREADS; ++t)
+        threads.emplace_back([&, t] {
+            thread.x = t, blocks.x = static_cast<unsigned>(grid);
+            for (block.x = 0; block.x < blocks.x; ++block.x, pthread_barrier_wait(&barrier)) kernel();
+        });
+    for (std::thread& one : threads) one.join();
+    pthread_barrier_destroy(&barrier);
 }
 
 }  // namespace emulated
 
 #define threadIdx emulated::thread
 #define blockIdx emulated::block
+#define gridDim emulated::blocks
 #define __syncthreads() pthread_barrier_wait(&emulated::barrier)

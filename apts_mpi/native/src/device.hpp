@@ -8,10 +8,9 @@ namespace device {
 
 constexpr int MOST = 128;  // rows that one combination may take
 
-// columns that one thread block sums, and the numbers of room that n columns with `width` sums each need
-constexpr ptrdiff_t TILE = 2048;
-constexpr ptrdiff_t tiles(ptrdiff_t n) { return (n + TILE - 1) / TILE; }
-constexpr ptrdiff_t room(ptrdiff_t n, ptrdiff_t width) { return (tiles(n) + 1) * width; }
+// thread blocks that share n columns out: enough for every GPU, few to add up; and the numbers of room that `width` sums of each need
+constexpr ptrdiff_t parts(ptrdiff_t n) { return n < 1024 * 528 ? (n + 1023) / 1024 : 528; }
+constexpr ptrdiff_t room(ptrdiff_t n, ptrdiff_t width) { return (parts(n) + 1) * width; }
 
 struct Chosen {  // passed by value: no copy to the device of its own
     ptrdiff_t row[MOST];
@@ -26,5 +25,14 @@ template <class T>
 const char* combine(const T* memory, ptrdiff_t n, const Chosen& chosen, double factor, const T* grad, T* out, double* sums, void* stream);
 template <class T>
 const char* correct(T* grad, const T* correction, const T* theta, const T* origin, ptrdiff_t n, double* sums, void* stream);
+
+// A step of the sweep. `squares`: one number of each of the parts(n) blocks, of which the sum is the square of the vector.
+// blend: momentum = beta momentum + (1 - beta) (fresh - kept + grad). advance: point -= *stride direction / ||direction||.
+template <class T>
+const char* blend(T* momentum, const T* fresh, const T* kept, const T* grad, double beta, ptrdiff_t n, double* squares, void* stream);
+template <class T>
+const char* square(const T* vector, ptrdiff_t n, double* squares, void* stream);
+template <class T>
+const char* advance(T* point, const T* direction, const T* stride, const double* squares, ptrdiff_t count, ptrdiff_t n, void* stream);
 
 }  // namespace device

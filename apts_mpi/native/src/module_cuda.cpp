@@ -61,7 +61,32 @@ void correct(Vector<T> grad, Vector<const T> correction, Vector<const T> theta, 
 }
 
 template <class T>
+void blend(Vector<T> momentum, Vector<const T> fresh, Vector<const T> kept, Vector<const T> grad, double beta, Sums squares, size_t stream) {
+    const size_t n = momentum.shape(0);
+    need(fresh.shape(0) == n && kept.shape(0) == n && grad.shape(0) == n && n >= 1, "vectors must have the same length");
+    need(static_cast<ptrdiff_t>(squares.shape(0)) == device::parts(n), "not one square for each block");
+    started(device::blend<T>(momentum.data(), fresh.data(), kept.data(), grad.data(), beta, n, squares.data(), at(stream)));
+}
+
+template <class T>
+void square(Vector<const T> vector, Sums squares, size_t stream) {
+    const size_t n = vector.shape(0);
+    need(n >= 1 && static_cast<ptrdiff_t>(squares.shape(0)) == device::parts(n), "not one square for each block");
+    started(device::square<T>(vector.data(), n, squares.data(), at(stream)));
+}
+
+template <class T>
+void advance(Vector<T> point, Vector<const T> direction, Vector<const T> stride, Sums squares, size_t stream) {
+    const size_t n = point.shape(0);
+    need(direction.shape(0) == n && n >= 1 && stride.shape(0) == 1, "point and direction must have the same length, stride is one number");
+    started(device::advance<T>(point.data(), direction.data(), stride.data(), squares.data(), squares.shape(0), n, at(stream)));
+}
+
+template <class T>
 void define(nb::module_& m) {
+    m.def("blend_cuda_", &blend<T>, "momentum"_a.noconvert(), "fresh"_a.noconvert(), "kept"_a.noconvert(), "grad"_a.noconvert(), "beta"_a, "squares"_a.noconvert(), "stream"_a);
+    m.def("square_cuda_", &square<T>, "vector"_a.noconvert(), "squares"_a.noconvert(), "stream"_a);
+    m.def("advance_cuda_", &advance<T>, "point"_a.noconvert(), "direction"_a.noconvert(), "stride"_a.noconvert(), "squares"_a.noconvert(), "stream"_a);
     m.def("observe_cuda_", &observe<T>, "memory"_a.noconvert(), "used"_a, "spare"_a, "grad"_a.noconvert(), "grad_new"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
     m.def("combine_cuda_", &combine<T>, "memory"_a.noconvert(), "chosen"_a, "weights"_a, "factor"_a, "grad"_a.noconvert(), "out"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
     m.def("correct_cuda_", &correct<T>, "grad"_a.noconvert(), "correction"_a.noconvert(), "theta"_a.noconvert(), "origin"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
@@ -71,7 +96,8 @@ void define(nb::module_& m) {
 
 void define_cuda(nb::module_& m) {
     m.attr("DEVICE_ROWS") = device::MOST;
-    m.attr("DEVICE_TILE") = device::TILE;
+    m.def("device_room", &device::room, "n"_a, "width"_a);
+    m.def("device_parts", &device::parts, "n"_a);
     define<float>(m);
     define<double>(m);
 }
