@@ -21,10 +21,12 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
 from apts_mpi.partition import block, check_counts
 from apts_mpi.problem import flops
+from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import Loss, is_classification, resolve_loss
-from apts_mpi.problem.objective import DataObjective, Evaluator, needed_ranges, plan
+from apts_mpi.problem.objective import DataObjective, needed_ranges, plan
 from apts_mpi.problem.samples import Samples
+from apts_mpi.recording import recordings
 from apts_mpi.solver.build import check_method
 from apts_mpi.trial import enough_memory, first_samples
 
@@ -151,7 +153,8 @@ def build(
     home = {"device": device, "place": config.data.place, "sharers": sharers}
     resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, **home)
     resolved = resolve_loss(loss)
-    objective = DataObjective(Evaluator(flat, resolved, resident), orders, mine, orders[0].batches)
+    evaluator = Evaluator(flat, resolved, resident, recordings(config.run.graph, device))
+    objective = DataObjective(evaluator, orders, mine, orders[0].batches)
     test = None
     if data.test is not None:
         test = _resident(data, data.test, [block(data.test.samples, comm.size, comm.rank)], dtype, **home)

@@ -28,7 +28,7 @@ def loss_at(problem: Problem, comm: Communicator, theta: Tensor, k: int, per_epo
     objective = problem.objective
     if not objective.selected:  # a finished run that was taken up again and had nothing left to do
         objective.select(k // per_epoch, k % per_epoch * objective.batches // per_epoch)
-    shares = comm.gather([subdomain.owned(theta, None) for subdomain in objective.subdomains])
+    shares = comm.gather([float(subdomain.owned(theta, None)) for subdomain in objective.subdomains])
     return math.fsum(share for row in shares for share in row)
 
 

@@ -138,7 +138,7 @@ class Communicator(Protocol):
 class Subdomain(Protocol):
     """One subdomain's share of the current data D: owned samples O_i, borrowed samples E_i; ``theta``, ``grad``: flat (n_params,) tensors.
 
-    A method that returns a value overwrites ``grad`` with the gradient of exactly that value.
+    A value is a new 0-d float64 tensor on the device, for which nothing has waited; ``grad`` is overwritten with exactly its gradient.
     """
 
     size: int  # |O_i|
@@ -147,22 +147,22 @@ class Subdomain(Protocol):
     def weight(self) -> float:
         """|O_i| / |D|."""
 
-    def owned(self, theta: Tensor, grad: Tensor | None) -> float:
+    def owned(self, theta: Tensor, grad: Tensor | None) -> Tensor:
         """sum_{O_i} loss / |D|: this subdomain's share of f(theta; D)."""
 
-    def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Callable[[int, int], None]) -> float:
+    def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Callable[[int, int], None]) -> Tensor:
         """As ``owned``; calls ``ready(start, stop)``, alike on all ranks, in parts of ``nbytes`` or more that cover it, when final."""
 
-    def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> float:
+    def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> Tensor:
         """f(theta; D_i) and its gradient into ``out``, from ``owned`` at the same theta: only E_i is evaluated."""
 
-    def local(self, theta: Tensor, grad: Tensor | None) -> float:
+    def local(self, theta: Tensor, grad: Tensor | None) -> Tensor:
         """f(theta; D_i), the mean loss over O_i + E_i."""
 
     def cut(self, chunks: int) -> int:
         """Cut O_i into ``chunks`` pieces, E_i being one more if not empty; returns their number."""
 
-    def owned_by_chunk(self, theta: Tensor, grad: Tensor, kept: Tensor) -> float:
+    def owned_by_chunk(self, theta: Tensor, grad: Tensor, kept: Tensor) -> Tensor:
         """As ``owned``, keeping the mean gradient of chunk j in ``kept[j]``, kept being (chunks, n_params)."""
 
     def chunk_gradient(self, index: int, theta: Tensor, grad: Tensor) -> None:

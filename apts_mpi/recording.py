@@ -1,4 +1,4 @@
-"""Device work without host decisions, recorded once and replayed: a CUDA graph where there is a GPU."""
+"""Work of a device without decisions of the host, recorded once and replayed: a CUDA graph where there is a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 Work = Callable[[], None]
 Record = Callable[[Work], Work]  # takes work, gives what does the same again; the work itself is not done
 
-KEPT = 64  # recordings: of each subdomain and each number of its samples one
+KEPT = 256  # recordings: of each subdomain, each number of its samples and each vector that is written a few
 NEAR = 1e-3  # relative distance of a replayed result from the one made step by step
 
 
@@ -33,6 +33,11 @@ class CudaGraph:
         return replay
 
 
+def recordings(wanted: bool, device: torch.device) -> Recordings:
+    """CUDA graphs if they are ``wanted`` and ``device`` is a GPU, else none."""
+    return Recordings(CudaGraph() if wanted and device.type == "cuda" else None)
+
+
 class Recordings:
     """Does work that comes again and again: the first time step by step, later from a recording.
 
@@ -43,6 +48,11 @@ class Recordings:
     def __init__(self, record: Record | None) -> None:
         self._record = record
         self._known: dict[Hashable, Work | None] = {}  # None: done once
+
+    @property
+    def active(self) -> bool:
+        """Is anything recorded?"""
+        return self._record is not None
 
     def run(self, key: Hashable | None, work: Work, result: Tensor) -> None:
         """Do ``work``, which leaves its result in ``result`` and nothing on the host.
@@ -78,6 +88,6 @@ class Recordings:
         result.copy_(wanted)
         if not why:
             return replay
-        warnings.warn(f"sweeps are done step by step, not as a CUDA graph: {why}; run.graph = false says nothing more", stacklevel=2)
+        warnings.warn(f"the GPU is told step by step, not by CUDA graphs: {why}; run.graph = false says nothing more", stacklevel=2)
         self._record = None
         return None

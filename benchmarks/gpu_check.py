@@ -3,22 +3,25 @@
     python benchmarks/gpu_check.py [--out gpu.json]      # some minutes; ends with status 1 if a check or a bar fails
     python benchmarks/gpu_check.py --device cpu          # a trial of the script: what needs a GPU is left out
 
-Same: 20 outer iterations in float64 on the CPU and on the device take and refuse the same steps. Waits: how often an outer iteration of the
-sweep and of L-SR1 stops for the device. Leaks: device memory at its peak after 10 and after 40 iterations. Graph: sweeps replayed from CUDA
-graphs against step by step. Formats: TF32, bfloat16 and torch.compile. Cost: an outer iteration against its gradient evaluations
-replayed from one CUDA graph, n = 535,818 (bar 1.25); L-SR1 against copies at n = 25 M (bar 75 %); ranks that share the device (bar 0.9 of
-one rank's rate).
+Same: 20 outer iterations in float64 on the CPU and on the device take and refuse the same steps, and after 5 theta is the same but for
+rounding, which grows. Waits: how often an outer iteration of the sweep and of L-SR1 stops for the device. Leaks: device memory at its
+peak after 10 and after 25 iterations. Graph: evaluations and sweeps replayed from CUDA graphs against step by step. Formats: TF32,
+bfloat16 and torch.compile. Cost: an outer iteration against its gradient evaluations replayed from one CUDA graph, n = 535,818 (bar
+1.25); L-SR1 against copies at n = 25 M (bar 75 %); ranks that share the device (bar 0.9 of one rank's rate).
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -36,19 +39,21 @@ from apts_mpi.problem.models import build_model
 from apts_mpi.storage.convert import convert
 
 PRESETS = ("default", "lsr1")
-ITERATIONS, LONG, REPEATS, WARM_UP = 20, 40, 15, 3
-BAR_STEP, BAR_COPY, BAR_SHARED, BAR_THETA, BAR_GRAPH = 1.25, 0.75, 0.9, 1e-6, 1e-2
+EARLY, ITERATIONS, LONG, REPEATS, WARM_UP = 5, 20, 25, 15, 3
+BAR_STEP, BAR_COPY, BAR_SHARED, BAR_THETA, BAR_GRAPH = 1.25, 0.75, 0.9, 1e-9, 1e-2
 BYTES, CHUNK, BATCH, CLASSES = 4, 250, 10_000, 10
+WRONG = 0.2  # of the labels: a loss that falls to nothing would leave rounding alone to decide
 SHAPE, WIDTHS = (1, 28, 28), (512, 256)  # the paper's network for MNIST, n = 535,818
 Facts = dict[str, Any]
 
 
 def data(samples: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noisy prototypes of ten classes: learned within some iterations, and the same everywhere."""
+    """Noisy prototypes of ten classes, some of them called by another's name: the same everywhere."""
     random = np.random.default_rng(0)
     labels = random.integers(0, CLASSES, samples)
-    inputs = random.standard_normal((CLASSES, *SHAPE))[labels] + 2 * random.standard_normal((samples, *SHAPE))
-    return torch.from_numpy(inputs).to(dtype), torch.from_numpy(labels)
+    inputs = random.standard_normal((CLASSES, *SHAPE))[labels] + 4 * random.standard_normal((samples, *SHAPE))
+    called = np.where(random.random(samples) < WRONG, random.integers(0, CLASSES, samples), labels)
+    return torch.from_numpy(inputs).to(dtype), torch.from_numpy(called)
 
 
 def run(
@@ -63,16 +68,23 @@ def run(
     return train(model, *data(samples, getattr(torch, dtype)), config=config)
 
 
+def distance(one: Result, other: Result) -> float:
+    """Between what two runs ended with, relative."""
+    first, second = one.theta.cpu(), other.theta.cpu()
+    return float(torch.linalg.vector_norm(first - second) / torch.linalg.vector_norm(first))
+
+
 def same(device: str) -> Facts:
     """The steps that were taken and refused, on the CPU and on the device, in float64."""
     found: Facts = {}
     for name in PRESETS:
         ours, theirs = (run(name, where, ITERATIONS, "float64", 2000) for where in ("cpu", device))
         took = [[(step.accepted, step.global_accepted) for step in one.steps] for one in (ours, theirs)]
-        first, second = (one.theta.cpu() for one in (ours, theirs))
-        apart = float(torch.linalg.vector_norm(first - second) / torch.linalg.vector_norm(first))
-        found[name] = {"same_decisions": took[0] == took[1], "refused": sum(not one for one, _ in took[0]), "theta_apart": apart,
-                       "met": took[0] == took[1] and apart <= BAR_THETA}  # fmt: skip
+        early = [run(name, where, EARLY, "float64", 2000) for where in ("cpu", device)]
+        apart = distance(*early)
+        found[name] = {"same_decisions": took[0] == took[1], "steps": len(took[0]), "refused": sum(not one for one, _ in took[0]),
+                       "loss": ours.steps[-1].loss, f"theta_apart_{EARLY}": apart, f"theta_apart_{ITERATIONS}": distance(ours, theirs),
+                       "met": took[0] == took[1] and len(took[0]) == ITERATIONS and apart <= BAR_THETA}  # fmt: skip
     return found
 
 
@@ -80,7 +92,7 @@ def waits(device: str) -> Facts:
     """How often an outer iteration stops for the device, and where: warnings of torch in a long run less those in a short one."""
     found: Facts = {}
     for name in PRESETS:
-        places = []
+        places, steps = [], []
         for iterations in (10, LONG):
             torch.cuda.set_sync_debug_mode("warn")
             try:
@@ -90,24 +102,34 @@ def waits(device: str) -> Facts:
             finally:
                 torch.cuda.set_sync_debug_mode("default")
             places.append(Counter(f"{Path(one.filename).name}:{one.lineno}" for one in told if "synchroniz" in str(one.message)))
-        more = {place: (count - places[0][place]) / (LONG - 10) for place, count in places[1].items() if count > places[0][place]}
-        local = result.steps[-1].local_iters
-        allowed = 3.0 + (local if name == "lsr1" else 2.0)  # one a local iteration, three an outer one; a sweep: one a subdomain
+            steps.append(result.steps)
+        outer = len(steps[1]) - len(steps[0])
+        more = {place: (count - places[0][place]) / outer for place, count in places[1].items() if count > places[0][place]}
+        # Values, gradient norm, lengths of the paths, slope and length of their sum, the metric's pair; for L-SR1 one a local iteration,
+        # two to begin in each subdomain, seven for the outer iteration with its global step.
+        local = statistics.mean(step.local_iters for step in steps[1][10:])
+        allowed = 5.0 if name == "default" else 11.0 + local
         each = sum(more.values())
-        found[name] = {"an_outer_iteration": each, "allowed": allowed, "where": more, "met": each <= allowed}
+        found[name] = {"an_outer_iteration": each, "allowed": allowed, "local_iterations": local, "where": more, "met": each <= allowed}
     return found
 
 
 def leaks(device: str) -> Facts:
     """Device memory at its peak, in bytes: flat over the iterations, and what L-SR1 may take."""
-    peaks = []
-    for iterations in (10, LONG):
-        torch.cuda.reset_peak_memory_stats()
-        result = run("lsr1", device, iterations)
-        peaks.append(torch.cuda.max_memory_allocated())
-    n, memory = result.theta.numel(), preset("lsr1").local.memory
-    vectors = (2 * memory + 6) * BYTES * n
-    return {"peak_10": peaks[0], f"peak_{LONG}": peaks[1], "vectors": vectors, "met": peaks[1] <= 1.01 * peaks[0]}
+    found: Facts = {}
+    for name in PRESETS:
+        peaks, left = [], []
+        for iterations in (10, LONG):
+            gc.collect()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            n = run(name, device, iterations).theta.numel()
+            peaks.append(torch.cuda.max_memory_allocated() - before)
+            gc.collect()
+            left.append(torch.cuda.memory_allocated() - before)
+        found[name] = {"peak_10": peaks[0], f"peak_{LONG}": peaks[1], "left_10": left[0], f"left_{LONG}": left[1], "a_vector": BYTES * n,
+                       "samples": BATCH * BYTES * math.prod(SHAPE), "met": peaks[1] <= 1.01 * peaks[0] and left[1] <= left[0]}  # fmt: skip
+    return found
 
 
 class Replayed:
@@ -116,15 +138,15 @@ class Replayed:
     def __init__(self, device: torch.device) -> None:
         config = preset("default", model={"name": "paper-mnist", "widths": WIDTHS})
         self.module = build_model(config.model, SHAPE, CLASSES, 0).to(device)
-        inputs, labels = (tensor.to(device) for tensor in data(CHUNK, torch.float32))
+        self.samples = [tensor.to(device) for tensor in data(CHUNK, torch.float32)]  # where the graph finds them
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                self._gradient(inputs, labels)
+                self._gradient(*self.samples)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self._gradient(inputs, labels)
+            self._gradient(*self.samples)
 
     def _gradient(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
         self.module.zero_grad(set_to_none=False)
@@ -161,21 +183,21 @@ def graph(device: str) -> Facts:
                 short, long = (run("default", device, iterations, graph=recorded) for iterations in (5, 25))
                 taken[recorded] = long.seconds - short.seconds
             ratios.append(taken[True] / taken[False])
-        thetas = [run("default", device, LONG, graph=recorded).theta for recorded in (True, False)]
-    apart = float(torch.linalg.vector_norm(thetas[0] - thetas[1]) / torch.linalg.vector_norm(thetas[1]))
+        ended = [run("default", device, EARLY, graph=recorded) for recorded in (True, False)]
+    apart = distance(*ended)
     warned = sorted({str(one.message) for one in told if "CUDA graph" in str(one.message)})
     return {"time_to_step_by_step": statistics.median(ratios), "interval": interval(ratios), "theta_apart": apart, "warned": warned,
             "met": not warned and statistics.median(ratios) < 1 and apart <= BAR_GRAPH}  # fmt: skip
 
 
 def formats(device: str) -> Facts:
-    """Time and training loss after 40 iterations in other number formats and compiled, against float32 as it is."""
+    """Time, and the training loss after ten iterations, in other number formats and compiled, against float32 as it is."""
     found: Facts = {}
     plain = run("default", device, LONG)
     for name, model in {"tf32": {"precision": "tf32"}, "bf16": {"precision": "bf16"}, "compiled": {"compile": True}}.items():
         other = run("default", device, LONG, **model)
-        found[name] = {"time_ratio": other.seconds / plain.seconds, "loss": other.steps[-1].loss, "plain_loss": plain.steps[-1].loss,
-                       "met": other.steps[-1].loss <= 1.1 * plain.steps[-1].loss + 1e-3}  # fmt: skip
+        found[name] = {"time_ratio": other.seconds / plain.seconds, "loss": other.steps[9].loss, "plain_loss": plain.steps[9].loss,
+                       "met": other.steps[9].loss <= 1.1 * plain.steps[9].loss}  # fmt: skip
     return found
 
 
@@ -199,9 +221,12 @@ def shared() -> Facts:
     """Samples a second of 2 and 4 ranks on one GPU against one rank: the same training, more hands."""
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        convert("digits", None, Path(folder) / "digits")
+        inputs, labels = data(4 * BATCH, torch.float32)
+        pixels = (inputs * 12 + 128).clamp(0, 255).to(torch.uint8)
+        np.savez(f"{folder}/raw.npz", x_train=pixels, y_train=labels, x_test=pixels[:100], y_test=labels[:100])
+        convert("npz", Path(folder) / "raw.npz", Path(folder) / "data")
         for ranks in (1, 2, 4):
-            words = f"train --data.path {folder}/digits --model.name mlp --model.widths 512,256 --solver.subdomains 4 --stop.epochs 200"
+            words = f"train --data.path {folder}/data --solver.subdomains 4 --stop.epochs 0 --stop.iterations 60"
             launch(ranks, ["-m", "apts_mpi", *words.split(), "--run.share_gpu", "true", "--run.dir", f"{folder}/{ranks}"])
             seconds[ranks] = float(json.loads((Path(folder) / f"{ranks}" / "completion.json").read_text())["seconds"])
     rates = {f"{ranks}": seconds[1] / seconds[ranks] for ranks in (2, 4)}
@@ -211,7 +236,7 @@ def shared() -> Facts:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, help="where to write all figures as JSON, with their provenance")
     parser.add_argument("--only", nargs="*", default=[], help="some of: same waits leaks graph formats step bandwidth shared")
     asked = parser.parse_args()
@@ -225,11 +250,14 @@ def main() -> int:
                    "bandwidth": lambda: bandwidth(asked.device), "shared": shared}  # fmt: skip
     package, found, fallen = Path(provenance.__file__).parent, dict[str, Facts](), list[str]()
     started = datetime.now(UTC).isoformat(timespec="seconds")
+    seconds = dict[str, float]()
     for name in [name for name in checks if not asked.only or name in asked.only]:
+        begun = time.perf_counter()
         try:
             found[name] = checks[name]()
         except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # the other checks are worth having
             found[name] = {"error": f"{type(error).__name__}: {error}", "met": False}
+        seconds[name] = round(time.perf_counter() - begun, 1)
         parts = {name: found[name]} if "met" in found[name] else {f"{name}, {part}": facts for part, facts in found[name].items()}
         for label, facts in parts.items():
             fallen += [] if facts["met"] else [label]
@@ -239,7 +267,7 @@ def main() -> int:
         facts = {
             "started_utc": started, "device": torch.cuda.get_device_name() if gpu else asked.device, "cuda": torch.version.cuda,
             "hip": torch.version.hip, "cpu": provenance.cpu(), "load": os.getloadavg(), "versions": provenance.versions(),
-            "source_sha256": provenance.source_sha256(package), "git_commit": provenance.commit(package),
+            "source_sha256": provenance.source_sha256(package), "git_commit": provenance.commit(package), "seconds": seconds,
         }  # fmt: skip
         asked.out.write_text(json.dumps({**facts, "results": found}, indent=1) + "\n", encoding="utf-8")
     return int(bool(fallen))

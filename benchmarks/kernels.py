@@ -1,9 +1,9 @@
 """Each compiled kernel against its torch twin, interleaved, beside the time of a copy.
 
-    OMP_NUM_THREADS=1 python benchmarks/kernels.py [--n 535818 5000000] [--memory 10] [--repeats 25] [--out FILE]
+    OMP_NUM_THREADS=1 python benchmarks/kernels.py [--n 535818 5000000] [--memory 10] [--repeats 25] [--device cpu] [--out FILE]
 
-float32, one thread. The last line of the table is L-SR1's whole local iteration (``propose_``, ``observe_``, ``accept``), whose twin are
-the blocks of ``solver/lsr1.py``. A ratio below 1 is a gain.
+float32, one thread of the host; blend_ is of the host alone. The last line of the table is L-SR1's whole local iteration (``propose_``,
+``observe_``, ``accept``), whose twin are the blocks of ``solver/lsr1.py``. A ratio below 1 is a gain.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from quasi_newton import Iteration, clock, interval
 from apts_mpi import provenance
 from apts_mpi.native import extension, kernels, twins
 
-CPU = torch.device("cpu")
 WARM_UP = 4
 
 
-def pairs_of(n: int, memory: int) -> dict[str, tuple[Callable[[], object], Callable[[], object], int]]:
+def pairs_of(n: int, memory: int, device: torch.device) -> dict[str, tuple[Callable[[], object], Callable[[], object], int]]:
     """(kernel, twin, words that the kernel moves) by name."""
-    rows, grad, other, third, out = torch.randn(2 * memory + 2, n), *(torch.randn(n) for _ in range(4))
+    rows, grad, other, third, out = torch.randn(2 * memory + 2, n, device=device), *(torch.randn(n, device=device) for _ in range(4))
     chosen, weights, used = list(range(2 * memory)), [0.01] * (2 * memory), 2 * memory
-    small = 1e-30 * torch.randn(n)
-    iteration = Iteration(n, memory, CPU)
+    small = 1e-30 * torch.randn(n, device=device)
+    iteration = Iteration(n, memory, device)
     for _ in range(memory + 7):
         iteration.prepare()
         iteration.run()
@@ -46,7 +45,7 @@ def pairs_of(n: int, memory: int) -> dict[str, tuple[Callable[[], object], Calla
             iteration.model._spectrum = None
             iteration.run()
 
-    return {
+    found: dict[str, tuple[Callable[[], object], Callable[[], object], int]] = {
         "observe_": (
             lambda: kernels.observe_(rows, used, used, grad, other), lambda: twins.observe_(rows, used, used, grad, other), used + 4,
         ),
@@ -55,22 +54,24 @@ def pairs_of(n: int, memory: int) -> dict[str, tuple[Callable[[], object], Calla
             lambda: twins.combine_(rows, chosen, weights, 0.5, grad, out), used + 2,
         ),
         "correct_": (lambda: kernels.correct_(out, small, grad, third), lambda: twins.correct_(out, small, grad, third), 5),
-        "blend_": (
-            lambda: kernels.blend_(out, small, grad, third, 0.9), lambda: twins.blend_(out, small, grad, third, 0.9), 5,
-        ),
         "iteration": (lambda: whole(True), lambda: whole(False), 2 * used + 6),
     }  # fmt: skip
+    if device.type == "cpu":
+        found["blend_"] = (
+            lambda: kernels.blend_(out, small, grad, third, 0.9), lambda: twins.blend_(out, small, grad, third, 0.9), 5,
+        )  # fmt: skip
+    return found
 
 
-def measure(n: int, memory: int, repeats: int) -> dict[str, Any]:
-    source = torch.randn(2 * memory, n)
+def measure(n: int, memory: int, repeats: int, device: torch.device) -> dict[str, Any]:
+    source = torch.randn(2 * memory, n, device=device)
     target, found = torch.empty_like(source), {}
-    for name, (kernel, twin, words) in pairs_of(n, memory).items():
+    for name, (kernel, twin, words) in pairs_of(n, memory, device).items():
         times: list[tuple[float, float, float]] = []
         for repeat in range(WARM_UP + repeats):
-            first = clock(kernel, CPU) if repeat % 2 else None
-            second = clock(twin, CPU)
-            taken = (clock(kernel, CPU) if first is None else first, second, clock(lambda: target.copy_(source), CPU))
+            first = clock(kernel, device) if repeat % 2 else None
+            second = clock(twin, device)
+            taken = (clock(kernel, device) if first is None else first, second, clock(lambda: target.copy_(source), device))
             times += [taken] if repeat >= WARM_UP else []
         ratios = [kernel / twin for kernel, twin, _ in times]
         kernel_ms, twin_ms, copy_ms = (statistics.median(column) for column in zip(*times, strict=True))
@@ -91,18 +92,21 @@ def main() -> None:
     parser.add_argument("--n", type=int, nargs="+", default=[535_818, 5_000_000])
     parser.add_argument("--memory", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if extension.extension() is None:
         parser.error(f"nothing to compare: {extension.state()}")
     torch.set_num_threads(1)
+    device = torch.device(arguments.device)
     load, started = os.getloadavg(), datetime.now(UTC).isoformat(timespec="seconds")
-    results = {str(n): measure(n, arguments.memory, max(arguments.repeats, 15)) for n in arguments.n}
+    results = {str(n): measure(n, arguments.memory, max(arguments.repeats, 15), device) for n in arguments.n}
     if arguments.out:
         package = Path(provenance.__file__).parent
         facts = {
             "memory": arguments.memory, "dtype": "float32", "threads": 1, "repeats": max(arguments.repeats, 15), "started_utc": started,
-            "load_before": load, "native": extension.state(), "cpu": provenance.cpu(), "versions": provenance.versions(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "load_before": load,
+            "native": extension.state(), "cpu": provenance.cpu(), "versions": provenance.versions(),
             "source_sha256": provenance.source_sha256(package), "git_commit": provenance.commit(package),
         }  # fmt: skip
         arguments.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n", encoding="utf-8")

@@ -23,13 +23,14 @@ from steps import NETWORKS
 
 from apts_mpi import preset, provenance
 from apts_mpi.native import extension, kernels
+from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import resolve_loss
 from apts_mpi.problem.models import build_model
-from apts_mpi.problem.objective import DataObjective, Evaluator, plan
+from apts_mpi.problem.objective import DataObjective, plan
 from apts_mpi.problem.samples import Samples
+from apts_mpi.recording import Recordings
 from apts_mpi.solver.local import LocalStart
-from apts_mpi.solver.recording import Recordings
 from apts_mpi.solver.sweep import Sweep
 
 BAR, AT = 1.10, 250

@@ -22,10 +22,11 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, no_wishes
 from apts_mpi.parallel.checked import squares, total
 from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.problem.evaluator import PIECE, Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import Loss, resolve_loss
 from apts_mpi.problem.models import build_model
-from apts_mpi.problem.objective import PIECE, READY_BYTES, DataObjective, Evaluator, needed_ranges
+from apts_mpi.problem.objective import READY_BYTES, DataObjective, needed_ranges
 from apts_mpi.problem.objective import plan as plan_order
 from apts_mpi.problem.samples import Samples
 from apts_mpi.problem.watch import ranges
@@ -36,7 +37,7 @@ from apts_mpi.solver.model import square
 from apts_mpi.solver.vectors import dot
 from apts_mpi.timing import Timers
 
-SIZES = (1, 4, 16, 64, 128, 250, 512, PIECE)  # samples of a rank
+SIZES = (1, 4, 16, 64, 128, 250, 512, PIECE["cpu"])  # samples of a rank
 BLOCK = 2e-3  # s that one measurement should last
 CALLS_MAX = 100
 LARGE = 64_000_000  # bytes that no cache holds
@@ -63,8 +64,8 @@ def measure(comm: Communicator, config: Config, shape: tuple[int, ...], plan: Pl
             for name, value in found.items():
                 seconds.setdefault(name, []).append(value)
     return {
-        "n_params": flat.n_params, "itemsize": dtype.itemsize, "numbers": math.prod(shape), "piece": PIECE, "ready_bytes": READY_BYTES,
-        "combine_rows": ROWS,
+        "n_params": flat.n_params, "itemsize": dtype.itemsize, "numbers": math.prod(shape),
+        "piece": PIECE["cpu"], "ready_bytes": READY_BYTES["cpu"], "combine_rows": ROWS,
         **{name: _by_size(name, seconds) for name in ("gradient", "value", "chunk", "select", "take")},
         **{name: _by_name(name, seconds) for name in ("vector", "optimizer", "message")},
         "copy": _rates(seconds, {"copy": flat.n_params * dtype.itemsize, "copy_large": LARGE}),

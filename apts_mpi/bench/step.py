@@ -20,10 +20,11 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, StepInfo
 from apts_mpi.parallel.raw import raw_sum
 from apts_mpi.partition import block, check_counts
+from apts_mpi.problem.evaluator import PIECE, Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import Loss, resolve_loss
 from apts_mpi.problem.models import build_model
-from apts_mpi.problem.objective import PIECE, DataObjective, Evaluator, needed_ranges
+from apts_mpi.problem.objective import DataObjective, needed_ranges
 from apts_mpi.problem.objective import plan as plan_order
 from apts_mpi.problem.samples import Samples
 from apts_mpi.solver.build import Stepper, build_stepper, check_method, outer_per_epoch
@@ -44,8 +45,9 @@ class Bare:
         """A gradient over ``samples`` samples, piece by piece."""
         for p in self.module.parameters():
             p.grad = torch.zeros_like(p)
-        for start in range(0, samples, PIECE):
-            stop = min(start + PIECE, samples)
+        piece = PIECE[self.inputs.device.type]
+        for start in range(0, samples, piece):
+            stop = min(start + piece, samples)
             torch.autograd.backward(self.loss(self.module(self.inputs[start:stop]), self.targets[start:stop]).sum())
 
     def run(self, samples: int, reductions: int) -> None:

@@ -2,78 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from apts_mpi.partition import block, head_size
-from apts_mpi.problem.flat import FlatModel
-from apts_mpi.problem.losses import Loss
+from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.order import Order
-from apts_mpi.problem.pieces import piece
 from apts_mpi.problem.samples import Samples
 from apts_mpi.problem.share import Share
 from apts_mpi.problem.watch import Ready, Watch
 
-PIECE = 1024  # samples per forward and backward pass, fewer of a large model; memory does not grow with the subdomain
-READY_BYTES = 2**28  # of a rank: a subdomain's current samples are normalised once if they fit in its share of this
-
-
-class Evaluator:
-    """Sums of sample losses and their gradient at any flat vector."""
-
-    def __init__(self, flat: FlatModel, loss: Loss, samples: Samples) -> None:
-        self.flat, self.loss, self.samples = flat, loss, samples
-        self.gradient_samples = self.value_samples = 0
-
-    @property
-    def piece(self) -> int:
-        """Samples per forward and backward pass."""
-        return piece(self.flat, self.loss, self.samples, PIECE)
-
-    def write(self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, counted: bool = True) -> Tensor:
-        """weight * sum of the losses of ``rows``, float64 on the device; ``grad`` is overwritten by its gradient."""
-        if grad is None:
-            return self.add(theta, None, data, rows, weight)
-        first = range(rows.start, min(rows.start + self.piece, rows.stop))
-        self.flat.point(theta, None)
-        inputs, targets = data.take(first)
-        losses = self.loss(self.flat.forward(inputs), targets)
-        self.flat.write_gradient_(grad, losses, weight)  # neither cleared nor read first: at small batches a tenth of the time
-        self.gradient_samples += len(first) if counted else 0
-        return self.add(theta, grad, data, range(first.stop, rows.stop), weight, before=losses.detach().double().sum(), counted=counted)
-
-    def add(
-        self, theta: Tensor, grad: Tensor | None, data: Share, rows: range, weight: float, watch: Watch | None = None,
-        before: Tensor | None = None, counted: bool = True,
-    ) -> Tensor:  # fmt: skip
-        """As ``write``, but the gradient is added into ``grad``; ``before``: the sum of earlier losses, of which this goes on.
-
-        ``watch`` looks on while the last piece's backward pass makes entries of ``grad`` final; with ``grad`` None it takes them away.
-
-        Sample losses are computed in the run's dtype and summed in float64, because the ratio (6)
-        compares nearly equal losses. Nothing is moved to the host.
-        """
-        step = self.piece
-        self.flat.point(theta, grad)
-        wanted = grad is not None or watch is not None
-        total = torch.zeros((), dtype=torch.float64, device=self.flat.device) if before is None else before
-        for start in range(rows.start, rows.stop, step):
-            inputs, targets = data.take(range(start, min(start + step, rows.stop)))
-            with torch.set_grad_enabled(wanted):
-                losses = self.loss(self.flat.forward(inputs), targets)
-            total = total + losses.detach().double().sum()
-            if wanted:
-                with watch if watch is not None and start + step >= rows.stop else nullcontext():
-                    torch.autograd.backward(losses, torch.full_like(losses, weight))
-        if counted and wanted:
-            self.gradient_samples += len(rows)
-        elif counted:
-            self.value_samples += len(rows)
-        return total * weight
+READY_BYTES = {"cpu": 2**28, "cuda": 2**31}  # of a rank: a subdomain's current samples are normalised once if they fit in its share of this
 
 
 class DataSubdomain:
@@ -83,6 +25,8 @@ class DataSubdomain:
         self._evaluator, self._own, self._neighbour = evaluator, own, neighbour
         self._share = Share(evaluator.samples, ready_bytes)
         self._chunks: list[range] = []
+        self._weights: dict[tuple[float, ...], Tensor] = {}
+        self._value = torch.zeros((), dtype=torch.float64, device=evaluator.flat.device)
         self.size = self.borrowed = self.total = 0
 
     @property
@@ -97,27 +41,29 @@ class DataSubdomain:
         self._share.select(self._evaluator.samples.rows(np.concatenate([owned, borrowed])))
         self._chunks = []
 
-    def owned(self, theta: Tensor, grad: Tensor | None) -> float:
-        return float(self._evaluator.write(theta, grad, self._share, range(self.size), 1 / self.total))
+    def owned(self, theta: Tensor, grad: Tensor | None) -> Tensor:
+        return self._sum(theta, grad, range(self.size), 1 / self.total)
 
-    def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Ready) -> float:
+    def owned_in_parts(self, theta: Tensor, grad: Tensor, nbytes: int, ready: Ready) -> Tensor:
         one = self.size <= self._evaluator.piece  # backward pass: it writes, several add
         watch = Watch(self._evaluator.flat, nbytes, ready, grad if one else None)
         if not one:
             grad.zero_()
         value = self._evaluator.add(theta, None if one else grad, self._share, range(self.size), 1 / self.total, watch)
         watch.finish()
-        return float(value)
+        self._evaluator.gradient_samples += self.size
+        return value
 
-    def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> float:
+    def local_from_owned(self, theta: Tensor, value: float, grad: Tensor, out: Tensor) -> Tensor:
         count = self.size + self.borrowed
         torch.mul(grad, self.total / count, out=out)
         extra = self._evaluator.add(theta, out, self._share, range(self.size, count), 1 / count)
-        return value * (self.total / count) + float(extra)
+        self._evaluator.gradient_samples += self.borrowed
+        return extra + value * (self.total / count)
 
-    def local(self, theta: Tensor, grad: Tensor | None) -> float:
+    def local(self, theta: Tensor, grad: Tensor | None) -> Tensor:
         count = self.size + self.borrowed
-        return float(self._evaluator.write(theta, grad, self._share, range(count), 1 / count))
+        return self._sum(theta, grad, range(count), 1 / count)
 
     def cut(self, chunks: int) -> int:
         self._chunks = [block(self.size, chunks, j) for j in range(chunks)]
@@ -125,19 +71,52 @@ class DataSubdomain:
             self._chunks.append(range(self.size, self.size + self.borrowed))
         return len(self._chunks)
 
-    def owned_by_chunk(self, theta: Tensor, grad: Tensor, kept: Tensor) -> float:
-        values = torch.zeros((), dtype=torch.float64, device=theta.device)
-        for j, rows in enumerate(self._chunks):
-            value = self._evaluator.write(theta, kept[j], self._share, rows, 1 / len(rows))
-            if rows.stop <= self.size:
-                values += value * (len(rows) / self.total)
+    def owned_by_chunk(self, theta: Tensor, grad: Tensor, kept: Tensor) -> Tensor:
         shares = [len(rows) / self.total if rows.stop <= self.size else 0.0 for rows in self._chunks]
-        torch.mv(kept[: len(shares)].T, torch.tensor(shares, dtype=kept.dtype, device=kept.device), out=grad)
-        return float(values)
+        weights = self._like(tuple(shares), kept)
+
+        def work() -> Tensor:
+            values = torch.zeros((), dtype=torch.float64, device=theta.device)
+            for j, rows in enumerate(self._chunks):
+                value = self._evaluator.write(theta, kept[j], self._share, rows, 1 / len(rows))
+                if rows.stop <= self.size:
+                    values += value * shares[j]
+            torch.mv(kept[: len(shares)].T, weights, out=grad)
+            return values
+
+        self._evaluator.gradient_samples += sum(map(len, self._chunks))
+        return self._recorded((theta.data_ptr(), grad.data_ptr(), kept.data_ptr()), work, grad)
 
     def chunk_gradient(self, index: int, theta: Tensor, grad: Tensor) -> None:
         rows = self._chunks[index]
-        self._evaluator.write(theta, grad, self._share, rows, 1 / len(rows), counted=False)
+        self._evaluator.gradient(theta, grad, self._share, rows, 1 / len(rows))
+
+    def _sum(self, theta: Tensor, grad: Tensor | None, rows: range, weight: float) -> Tensor:
+        """weight * sum of the losses of ``rows`` and, unless None, its gradient into ``grad``; counted."""
+        if grad is None:
+            self._evaluator.value_samples += len(rows)
+        else:
+            self._evaluator.gradient_samples += len(rows)
+        key = (theta.data_ptr(), 0 if grad is None else grad.data_ptr(), len(rows), weight)
+        return self._recorded(key, lambda: self._evaluator.write(theta, grad, self._share, rows, weight), grad)
+
+    def _recorded(self, key: Sequence[float], work: Callable[[], Tensor], grad: Tensor | None) -> Tensor:
+        """The value that ``work`` gives, which writes ``grad`` too; from a recording where there is one. ``key`` tells it from others."""
+        recordings, place = self._evaluator.recordings, self.place()
+        if not recordings.active or place is None:
+            return work()
+
+        def kept() -> None:
+            self._value.copy_(work())
+
+        recordings.run((place, *key), kept, self._value if grad is None else grad)
+        return self._value.clone()
+
+    def _like(self, values: tuple[float, ...], kept: Tensor) -> Tensor:
+        """``values`` as a tensor like ``kept``, the same one for the same values: a recording reads it where it lies."""
+        if values not in self._weights:
+            self._weights[values] = torch.tensor(values, dtype=kept.dtype, device=kept.device)
+        return self._weights[values]
 
     def place(self) -> Hashable | None:
         samples = self._share.place()
@@ -156,7 +135,7 @@ class DataObjective:
         count = len(orders)
         has_halo = count > 1 and orders[0].overlap > 0
         neighbours = [orders[(i + 1) % count] if has_halo else None for i in mine]
-        ready = READY_BYTES // max(1, len(mine))
+        ready = READY_BYTES[evaluator.flat.device.type] // max(1, len(mine))
         self._subdomains = [DataSubdomain(evaluator, orders[i], other, ready) for i, other in zip(mine, neighbours, strict=True)]
         self._selected: tuple[int, int] | None = None
         self._totals: dict[int, int] = {}  # |D| of each minibatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +14,19 @@ from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo,
 from apts_mpi.solver.build import build_local, build_metric, build_model
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.first_radius import first_radius
-from apts_mpi.solver.local import LocalResult, LocalStart
+from apts_mpi.solver.local import LocalStart
 from apts_mpi.solver.model import Step
 from apts_mpi.solver.shared_loss import Point, SharedLoss
 from apts_mpi.solver.trust_region import Verdict, judge, next_radius
-from apts_mpi.solver.vectors import dot, norm, number
+from apts_mpi.solver.vectors import dot64, number, to_host
+
+
+class LocalCounts(NamedTuple):
+    """Local iterations of all subdomains, the accepted ones, and the subdomains that have converged."""
+
+    iters: int
+    accepted: int
+    converged: int
 
 
 class APTS:
@@ -58,8 +67,8 @@ class APTS:
         if self._k == 0 and self._seeks_radius:
             self.radius = self._first_radius(start)
         radius = self.radius
-        local, predicted = self._local_steps(start)
-        verdict, step_norm = self._try_sum(local, predicted)
+        local, length, predicted, step_norm = self._local_steps(start)
+        verdict = self._try_sum(local, length, predicted)
         global_verdict, global_radius = self._global_step()
         self._known = self._objective.batches == 1
         self._k += 1
@@ -120,8 +129,8 @@ class APTS:
 
         return first_radius(decrease, grad_norm, self._config.trust_region)
 
-    def _local_steps(self, start: Point) -> tuple[LocalResult, float]:
-        """B: the local solvers, without communication; C: s~ of (5), and the denominator of (6)."""
+    def _local_steps(self, start: Point) -> tuple[LocalCounts, float, float, float]:
+        """B: the local solvers, without communication; C: s~ of (5), the paths' length, the denominator of (6) and ||s~||."""
         mean = self._config.solver.combine == "mean"
         share = 1.0 if mean else 1.0 / self._subdomains
         ball, smallest = self.radius * share, self._config.trust_region.radius_min * share
@@ -139,18 +148,19 @@ class APTS:
         weights = [subdomain.weight if mean else 1.0 for subdomain in subdomains]
         self._step.copy_(self._exchange.sum_(
             self._steps, decrease=[weight * result.decrease for weight, result in zip(weights, results, strict=True)],
-            length=[weight * result.length for weight, result in zip(weights, results, strict=True)],
+            length=[weight * length for weight, length in zip(weights, to_host([result.length for result in results]), strict=True)],
             local_iters=[result.iters for result in results], local_accepted=[result.accepted for result in results],
             local_converged=[result.converged for result in results],
         ))  # fmt: skip
         get = self._exchange.get
-        predicted = get("decrease") if self._local.predicts else -0.5 * dot(start.grad, self._step)
-        counts = (round(get(name)) for name in ("local_iters", "local_accepted", "local_converged"))
-        return LocalResult(get("decrease"), get("length"), *counts), predicted
+        slope, square = to_host([dot64(start.grad, self._step), dot64(self._step, self._step)])
+        predicted = get("decrease") if self._local.predicts else -0.5 * slope
+        counts = LocalCounts(*(round(get(name)) for name in ("local_iters", "local_accepted", "local_converged")))
+        return counts, get("length"), predicted, math.sqrt(square) if math.isfinite(square) else math.nan
 
-    def _try_sum(self, local: LocalResult, predicted: float) -> tuple[Verdict, float]:
+    def _try_sum(self, local: LocalCounts, length: float, predicted: float) -> Verdict:
         """D: rho of (6) for the summed step; theta and the radius move by (7)."""
-        if local.length == 0:  # no subdomain moved: f at theta_k is known
+        if length == 0:  # no subdomain moved: f at theta_k is known
             verdict = Verdict(math.nan, accepted=False, converged=local.converged == self._subdomains, nonfinite=False)
         else:
             torch.add(self.theta, self._step, out=self._trial)
@@ -165,11 +175,11 @@ class APTS:
                 with self._timers(timing.MODEL):
                     self._metric.observe(self._step, before.grad, after.grad)
         shared = self._config.solver.radius == "shared"
-        reached = shared or local.length >= self._config.trust_region.reached * self.radius
+        reached = shared or length >= self._config.trust_region.reached * self.radius
         self.radius = self._next_radius(self.radius, verdict, reached)
         if shared:
             self.global_radius = self.radius
-        return verdict, norm(self._step)
+        return verdict
 
     def _global_step(self) -> tuple[Verdict | None, float]:
         """E: one trust-region step on all of D, with a model that lives through the outer iterations."""

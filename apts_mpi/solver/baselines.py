@@ -14,7 +14,7 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.schedule import Schedule
-from apts_mpi.solver.vectors import dot, number
+from apts_mpi.solver.vectors import dot, number, to_host
 
 
 def optimizer(method: str, theta: Tensor, grad: Tensor, config: BaselineConfig) -> torch.optim.Optimizer:
@@ -142,9 +142,9 @@ class AllReduce(Baseline):
                 else:
                     values.append(subdomain.owned(self.theta, terms[i]))
         if self._config.baseline.overlap:
-            self._exchange.finish_(loss=values)
+            self._exchange.finish_(loss=to_host(values))
         else:
-            self._exchange.sum_(terms, loss=values)
+            self._exchange.sum_(terms, loss=to_host(values))
 
     def _small(self, grad_norm: float) -> Status:
         """Is there anything to do at theta_k?"""

@@ -9,11 +9,11 @@ from torch import Tensor, device
 
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, StepInfo, Timers, Wishes, no_wishes
+from apts_mpi.recording import recordings
 from apts_mpi.solver.local import LocalSolver, LocalTrustRegion
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.model import FirstOrder, Model
-from apts_mpi.solver.recording import CudaGraph, Recordings
 from apts_mpi.solver.sweep import Sweep
 
 
@@ -78,7 +78,7 @@ def outer_per_epoch(config: Config, batches: int) -> int:
 def build_local(config: Config, like: Tensor, timers: Timers) -> LocalSolver:
     """The local solver that ``local.solver`` names; ``like`` gives n, dtype and device."""
     if config.local.solver == "sweep":
-        return Sweep(config.local, like, Recordings(CudaGraph() if config.run.graph and like.is_cuda else None))
+        return Sweep(config.local, like, recordings(config.run.graph, like.device))
     model = build_model(config.local.solver, config.local.memory, config.local.gamma, like)
     assert model is not None
     return LocalTrustRegion(model, config.local, config.trust_region, config.solver.consistent, like, timers)

@@ -93,7 +93,8 @@ class Exchange:
             self._add(terms, 0, len(self.message.vector))
 
     def _add(self, terms: Sequence[Tensor], start: int, stop: int) -> None:
-        """Entries start..stop-1 of the subdomains' sum, in parts that fit a cache; whole vectors would go through memory each time."""
-        for first in range(start, stop, BLOCK):
-            part = slice(first, min(first + BLOCK, stop))
+        """Entries start..stop-1 of the subdomains' sum, on a CPU in parts that a cache holds: whole vectors would go through memory."""
+        size = BLOCK if self.message.vector.device.type == "cpu" else max(1, stop - start)
+        for first in range(start, stop, size):
+            part = slice(first, min(first + size, stop))
             self.message.vector[part].copy_(tree_sum([term[part] for term in terms], torch.add))

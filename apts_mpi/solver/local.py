@@ -17,7 +17,7 @@ from apts_mpi.native import kernels
 from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.model import Model
 from apts_mpi.solver.trust_region import judge, next_radius
-from apts_mpi.solver.vectors import dot, norm, number
+from apts_mpi.solver.vectors import dot64, number
 
 NEAR = 1e-3  # relative distance at which a length has reached its bound
 
@@ -43,7 +43,7 @@ class LocalResult:
     """What happened in one subdomain."""
 
     decrease: float  # f_i(theta_k) - f_i(theta_k + s_i), the subdomain's term in (6)
-    length: float  # ||s_i|| <= ball
+    length: float | Tensor  # ||s_i|| <= ball; 0-d where the device has not been waited for
     iters: int
     accepted: int
     converged: int = 0  # 1: no step, because the model predicts a decrease below the rounding of f_i
@@ -83,14 +83,14 @@ class CorrectedLoss:
     def begin(self, start: LocalStart, grad: Tensor) -> float:
         """f_i(theta_k); its gradient into ``grad``, (n,). Only the borrowed samples are evaluated."""
         self._start = start
-        value = start.subdomain.local_from_owned(start.theta, start.share_value, start.share_grad, grad)
+        value = float(start.subdomain.local_from_owned(start.theta, start.share_value, start.share_grad, grad))
         if self._consistent:
             torch.sub(start.grad, grad, out=self._correction)
             grad.copy_(start.grad)
         return value
 
-    def evaluate(self, theta: Tensor, grad: Tensor) -> float:
-        """f_i(theta); its gradient into ``grad``."""
+    def evaluate(self, theta: Tensor, grad: Tensor) -> Tensor:
+        """f_i(theta), 0-d float64 on the device; its gradient into ``grad``. Nothing waits."""
         value = self._start.subdomain.local(theta, grad)
         if not self._consistent:
             return value
@@ -98,7 +98,7 @@ class CorrectedLoss:
             return value + kernels.correct_(grad, self._correction, theta, self._start.theta)
         grad.add_(self._correction)
         torch.sub(theta, self._start.theta, out=self._shift)
-        return value + dot(self._correction, self._shift)
+        return value + dot64(self._correction, self._shift)
 
 
 class LocalTrustRegion:
@@ -118,6 +118,7 @@ class LocalTrustRegion:
         self._model, self._config, self._trust_region, self._timers = model, config, trust_region, timers
         self._loss = CorrectedLoss(like, consistent)
         self._point, self._trial, self._grad, self._grad_new = (torch.zeros_like(like) for _ in range(4))
+        self._reach = torch.zeros_like(like)  # the local step, if the trial is accepted
         self._eps = torch.finfo(like.dtype).eps
         self._radii: dict[int, float] = {}
 
@@ -138,17 +139,19 @@ class LocalTrustRegion:
                 bound = min(radius, ball - moved)
                 step = model.propose_(grad, bound)
                 torch.add(point, step.vector, out=self._trial)
+                torch.add(out, step.vector, out=self._reach)
             iters += 1
-            loss_new = self._loss.evaluate(self._trial, grad_new)
+            value = self._loss.evaluate(self._trial, grad_new)
             with self._timers(timing.MODEL):
-                finite = math.isfinite(loss_new) and model.observe_(step.vector, grad, grad_new).finite
-                verdict = judge(loss - loss_new, step.predicted, loss, finite, self._trust_region, self._eps)
+                seen = model.observe_(step.vector, grad, grad_new, [value, dot64(self._reach, self._reach)])  # the one stop
+                loss_new, square = seen.also
+                verdict = judge(loss - loss_new, step.predicted, loss, seen.finite, self._trust_region, self._eps)
                 if verdict.accepted:
                     model.accept()
                     loss, grad, grad_new = loss_new, grad_new, grad
-                    out.add_(step.vector)
+                    out.copy_(self._reach)
                     point.copy_(self._trial)
-                    moved, accepted = norm(out), accepted + 1
+                    moved, accepted = math.sqrt(square), accepted + 1
             if verdict.converged or not step.finite:
                 break
             # A rejected bound shrinks, whatever set it; only a radius that was the bound has earned to grow.

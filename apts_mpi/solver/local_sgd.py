@@ -74,7 +74,7 @@ class LocalSGD(Baseline):
                 done = h / len(minibatches) if self._objective.batches == 1 else minibatch / self._objective.batches
                 for i, subdomain in enumerate(self._objective.subdomains):
                     share = subdomain.weight / len(minibatches)
-                    values[i] += share * subdomain.local(self._points[i], self._grad)
+                    values[i] += share * float(subdomain.local(self._points[i], self._grad))
                     weights[i] += share
                     self._optimizers[i].param_groups[0]["lr"] = self._schedule(epoch + done)
                     self._optimizers[i].step()

@@ -8,7 +8,7 @@ Sources: Brust, Erway, Marcia 2017; numerics in `docs/`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from apts_mpi.solver.model import Observed, Step, block_sizes
 from apts_mpi.solver.obs import Combination, GradProducts, minimise
 from apts_mpi.solver.pairs import Pairs
 from apts_mpi.solver.subproblem import Solution
-from apts_mpi.solver.vectors import number
+from apts_mpi.solver.vectors import number, to_device, to_host
 
 Array = NDArray[np.float64]
 
 GAMMA_RANGE = (1e-8, 1e8)  # gamma = y'y / s'y is clamped to it
 CUT = 1e-2
+TRIANGLE = np.array([[0, 1, 2, 3], [1, 4, 5, 6], [2, 5, 7, 8], [3, 6, 8, 9]])  # where a symmetric (4, 4) matrix has its upper triangle
 
 
 class LSR1:
@@ -101,20 +102,21 @@ class LSR1:
             out, solution.predicted, solution.step_norm, solution.curvature, solution.hits_boundary, solution.hard_case, solution.finite
         )
 
-    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> Observed:
-        """Offer the pair (s, y = grad_new - grad) and look at ``grad_new``. One pass, one transfer.
+    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor] = ()) -> Observed:
+        """Offer the pair (s, y = grad_new - grad) and look at ``grad_new``. One pass, one transfer, in which ``also`` comes.
 
         The pair is refused, and counted, unless everything is finite and |s'(y - Bs)| >= 1e-8 ||s|| ||y - Bs||.
         Its inner products are taken from y itself, not from differences of other products.
         """
-        columns, small = self._pass_(step, grad, grad_new)
+        columns, small, numbers = self._pass_(step, grad, grad_new, also)
         pair = self.pairs.spare_rows
         columns[:2, pair] = small[:2, :2]
         columns[2, pair] = small[2, :2]
         self._products_new, self._square_new = columns[2], float(small[2, 2])
-        taken = bool(np.isfinite(columns).all() and np.isfinite(small).all()) and self._take(columns[:2], small[3, :2])
-        self.skipped += not taken
-        return Observed(math.isfinite(self._square_new), math.sqrt(self._square_new), taken)
+        known = all(map(math.isfinite, numbers))
+        taken = known and bool(np.isfinite(columns).all() and np.isfinite(small).all()) and self._take(columns[:2], small[3, :2])
+        self.skipped += known and not taken
+        return Observed(known and math.isfinite(self._square_new), math.sqrt(self._square_new), taken, numbers)
 
     def accept(self) -> None:
         """Make the ``grad_new`` observed last the current gradient."""
@@ -128,10 +130,10 @@ class LSR1:
         products[pair] = columns
         products[:, pair] = columns.T
         self._products[pair] = grad_products
-        tried = sr1(self.pairs.gram([*self.pairs.order, self.pairs.spare]), self.gamma, self.noise)
-        if self.count not in tried.used:
+        used = sr1(self.pairs.gram([*self.pairs.order, self.pairs.spare]), self.gamma, self.noise).used
+        if not len(used) or used[-1] != self.count:
             return False
-        (_, curvature), (_, square) = products[np.ix_(pair, pair)]
+        curvature, square = columns[:, pair[1]].tolist()
         if curvature > 0:
             self.gamma = float(min(max(square / curvature, GAMMA_RANGE[0]), GAMMA_RANGE[1]))
         self._spectrum = None
@@ -153,10 +155,10 @@ class LSR1:
         """Rows from the first to the last pair, the spare slot among them once the memory is full."""
         return 2 * (max(self.pairs.order) + 1) if self.pairs.order else 0
 
-    def _pass_(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> tuple[Array, Array]:
+    def _pass_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor]) -> tuple[Array, Array, list[float]]:
         """Put the pair into the spare slot and take all inner products of (s, y, g_new) with the memory.
 
-        Returns them as (3, rows) and those of (s, y, g_new, g) among each other as (4, 4), float64 on the host.
+        Returns them as (3, rows) and those of (s, y, g_new, g) among each other as (4, 4), float64 on the host, and ``also``.
         The vectors are packed per block, since a matrix of one leading dimension multiplies twice as fast.
         """
         used, spare, memory = self._used_rows(), 2 * self.pairs.spare, self.pairs.rows
@@ -164,9 +166,9 @@ class LSR1:
             memory[spare].copy_(step)
         columns = np.zeros((3, len(memory)))
         if kernels.compiled(memory):
-            found = np.array(kernels.observe_(memory, used, spare, grad, grad_new))
+            found, numbers = _together(kernels.observe_(memory, used, spare, grad, grad_new), also)
             columns[:, :used] = found[:-10].reshape(used, 3).T
-            return columns, symmetric(found[-10:])
+            return columns, symmetric(found[-10:]), numbers
         wide, small = [], []
         for start in range(0, self.n_params, self._block):
             rows = memory[:, start : start + self._block]
@@ -181,9 +183,9 @@ class LSR1:
                 wide.append(torch.mm(part[:3], rows[:used, first : first + self._product_block].T))
                 small.append(torch.mm(part, part.T))
         sums = [torch.stack(parts).sum(0, dtype=torch.float64).view(-1) for parts in (wide, small)]
-        values = torch.cat(sums).cpu().numpy()
+        values, numbers = _together(torch.cat(sums), also)
         columns[:, :used] = values[:-16].reshape(3, used)
-        return columns, values[-16:].reshape(4, 4)
+        return columns, values[-16:].reshape(4, 4), numbers
 
     def _combine_(self, combination: Combination, grad: Tensor, radius: float, out: Tensor) -> None:
         """out = c_g g + S'c_S + Y'c_Y, then scaled back where rounding took it over ``radius``."""
@@ -196,32 +198,33 @@ class LSR1:
             elif (length := math.sqrt(square)) > radius:
                 out.mul_(radius / length)
             return
-        weights = self._to_device(combination)
+        rows, s = np.zeros(len(self.pairs.rows)), self.pairs.s_rows(self.pairs.order)
+        rows[s], rows[s + 1] = combination.s, combination.y
+        weights = to_device(rows, self.pairs.rows)
         used, spare = self._used_rows(), 2 * self.pairs.spare
         ranges = [(0, min(spare, used)), (min(spare + 2, used), used)]
         squares = []
         for start in range(0, self.n_params, self._block):
             part = out[start : start + self._block]
-            rows = self.pairs.rows[:, start : start + self._block]
+            memory = self.pairs.rows[:, start : start + self._block]
             torch.mul(grad[start : start + self._block], combination.grad, out=part)
             for first, last in ranges:
                 if first < last:
-                    part.addmv_(rows[first:last].T, weights[first:last])
+                    part.addmv_(memory[first:last].T, weights[first:last])
             squares.append(torch.dot(part, part))
         norm = torch.stack(squares).sum(dtype=torch.float64).sqrt()
         out.mul_((radius / norm).clamp(max=1.0).to(out.dtype))
 
-    def _to_device(self, combination: Combination) -> Tensor:
-        """The coefficients in the order of the rows, on the device; no synchronisation."""
-        rows, s = np.zeros(len(self.pairs.rows)), self.pairs.s_rows(self.pairs.order)
-        rows[s], rows[s + 1] = combination.s, combination.y
-        weights = torch.from_numpy(rows).to(self.pairs.rows.dtype)
-        device = self.pairs.rows.device
-        return weights if device.type == "cpu" else weights.pin_memory().to(device, non_blocking=True)
+
+def _together(sums: Tensor | list[float], also: Sequence[Tensor]) -> tuple[Array, list[float]]:
+    """Sums and further numbers on the host; from a device in one transfer."""
+    if isinstance(sums, list):
+        return np.array(sums), to_host(also)
+    values = torch.cat([sums, *(number.double().view(1) for number in also)]).cpu().numpy()
+    return values[: len(sums)], values[len(sums) :].tolist()
 
 
 def symmetric(triangle: Array) -> Array:
     """The (4, 4) matrix whose upper triangle is ``triangle``, (10,), by rows."""
-    matrix = np.zeros((4, 4))
-    matrix[np.triu_indices(4)] = triangle
-    return np.triu(matrix) + np.triu(matrix, 1).T
+    matrix: Array = triangle[TRIANGLE]
+    return matrix

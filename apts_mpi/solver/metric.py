@@ -14,6 +14,7 @@ from apts_mpi.solver.compact import Gram, product_noise, spectrum, sr1
 from apts_mpi.solver.lsr1 import CUT
 from apts_mpi.solver.model import block_sizes
 from apts_mpi.solver.pairs import Pairs
+from apts_mpi.solver.vectors import to_device
 
 Array = NDArray[np.float64]
 
@@ -91,13 +92,10 @@ class Metric:
         rank = len(found.eigenvalues)
         weights = np.zeros((rank, len(rows)))  # Q' = basis' (Y - gamma S)'
         weights[:, s], weights[:, s + 1] = -gamma * found.basis.T, found.basis.T
-        torch.mm(self._like(weights), rows, out=self._basis[:rank])
+        torch.mm(to_device(weights, rows), rows, out=self._basis[:rank])
         share = np.divide(gamma, np.abs(found.eigenvalues), out=np.ones(rank), where=np.abs(found.eigenvalues) > gamma)
-        self._damping[:rank].copy_(self._like(np.maximum(np.sqrt(share), FLOOR) - 1))
+        self._damping[:rank].copy_(to_device(np.maximum(np.sqrt(share), FLOOR) - 1, rows))
         self.rank = rank
-
-    def _like(self, values: Array) -> Tensor:
-        return torch.from_numpy(values).to(self.pairs.rows)
 
 
 def least_curvature(gram: Gram, noise: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from apts_mpi.solver.subproblem import first_order
+from apts_mpi.solver.vectors import to_host
 
 # Columns worked on at a time. Inner products: the error of a float32 product grows with the block (7e-7 at 8,192 in the
 # worst case measured), its overhead shrinks. The rest: 22 rows of a block stay in the second-level cache.
@@ -39,9 +40,10 @@ class Step:
 class Observed:
     """What the model saw of a trial gradient."""
 
-    finite: bool  # g_new'g_new is finite
+    finite: bool  # g_new'g_new is finite, and all of ``also``
     grad_norm: float  # ||g_new||
     taken: bool  # did the pair enter the memory
+    also: Sequence[float] = ()  # the numbers that came with the same transfer
 
 
 class Model(Protocol):
@@ -49,8 +51,9 @@ class Model(Protocol):
 
         norm = model.begin(grad)                            # once, and whenever grad changed by other hands
         step = model.propose_(grad, radius)
-        loss_new = f(theta + step.vector, out=grad_new)
-        seen = model.observe_(step.vector, grad, grad_new)  # only if loss_new is finite
+        value = f(theta + step.vector, out=grad_new)        # a number on the device
+        seen = model.observe_(step.vector, grad, grad_new, [value])
+        loss_new, = seen.also
         if judge(...).accepted:
             model.accept()                                  # grad_new is the gradient from now on
             grad, grad_new = grad_new, grad
@@ -69,8 +72,11 @@ class Model(Protocol):
     def propose_(self, grad: Tensor, radius: float) -> Step:
         """Minimise the model over ||s|| <= radius; ``grad`` as given to ``begin`` or accepted last."""
 
-    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> Observed:
-        """Offer the pair (s, y = grad_new - grad) to the memory and look at ``grad_new``."""
+    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor] = ()) -> Observed:
+        """Offer the pair (s, y = grad_new - grad) to the memory, unless one of ``also`` is not finite, and look at ``grad_new``.
+
+        ``also``: 0-d tensors on the device, which the caller wants to know.
+        """
 
     def accept(self) -> None:
         """Make the ``grad_new`` observed last the current gradient."""
@@ -120,10 +126,11 @@ class FirstOrder:
         moves = factor != 0
         return Step(self._step, predicted, radius if moves else 0.0, 0.0, moves, False, math.isfinite(self._norm))
 
-    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> Observed:
+    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor] = ()) -> Observed:
         """Look at ``grad_new``; there is no memory."""
-        self._norm_new = math.sqrt(float(square(grad_new)))
-        return Observed(math.isfinite(self._norm_new), self._norm_new, taken=False)
+        found, *numbers = to_host([square(grad_new), *also])
+        self._norm_new = math.sqrt(found)
+        return Observed(all(map(math.isfinite, (found, *numbers))), self._norm_new, taken=False, also=numbers)
 
     def accept(self) -> None:
         """Make the ``grad_new`` observed last the current gradient."""

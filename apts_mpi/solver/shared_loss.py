@@ -12,7 +12,7 @@ from torch import Tensor
 from apts_mpi import timing
 from apts_mpi.contracts import Objective, Status, Subdomain, Timers
 from apts_mpi.solver.exchange import Exchange
-from apts_mpi.solver.vectors import dot
+from apts_mpi.solver.vectors import dot, to_host
 
 ChunkCount = Callable[[Subdomain], int]
 
@@ -75,8 +75,7 @@ class SharedLoss:
         """f(theta; D), and its gradient unless told otherwise, as ``there``."""
         point = self.there
         with self._timers(timing.EVALUATE):
-            for i in range(len(point.values)):
-                point.values[i] = self._evaluate_share(i, theta, gradient)
+            point.values[:] = to_host([self._evaluate_share(i, theta, gradient) for i in range(len(point.values))])
         vector = self._exchange.sum_(point.shares if gradient else None, loss=point.values)
         point.loss, point.grad_square = self._exchange.get("loss"), 0.0
         if gradient:
@@ -94,7 +93,7 @@ class SharedLoss:
         """The trial point becomes the current one."""
         self.here, self.there = self.there, self.here
 
-    def _evaluate_share(self, i: int, theta: Tensor, gradient: bool) -> float:
+    def _evaluate_share(self, i: int, theta: Tensor, gradient: bool) -> Tensor:
         subdomain, point = self._objective.subdomains[i], self.there
         if not gradient:
             return subdomain.owned(theta, None)

@@ -11,10 +11,10 @@ from torch import Tensor
 from apts_mpi.config import LocalConfig
 from apts_mpi.contracts import Subdomain
 from apts_mpi.native import kernels
+from apts_mpi.recording import Recordings
 from apts_mpi.solver.local import LocalResult, LocalStart
 from apts_mpi.solver.metric import Metric
-from apts_mpi.solver.recording import Recordings
-from apts_mpi.solver.vectors import dot, norm
+from apts_mpi.solver.vectors import dot, dot64, norm
 
 
 class Sweep:
@@ -49,16 +49,22 @@ class Sweep:
         self._recordings.run(self._key(start, out), lambda: self._walk(start, chunks, out), out)
         for j in range(1, steps):
             start.subdomain.count_chunk(j % chunks)
-        moved = norm(out)
-        if moved > start.ball:  # by the rounding of many small steps
-            out.mul_(start.ball / moved)
-        return LocalResult(decrease=0.0, length=min(moved, start.ball), iters=steps, accepted=steps)
+        length: Tensor | float
+        if out.is_cuda:  # without a stop
+            length = dot64(out, out).sqrt()
+            out.mul_((start.ball / length).clamp(max=1.0).to(out.dtype))
+            length = length.clamp(max=start.ball)
+        elif (length := norm(out)) > start.ball:  # by the rounding of many small steps
+            out.mul_(start.ball / length)
+            length = start.ball
+        return LocalResult(decrease=0.0, length=length, iters=steps, accepted=steps)
 
     def _walk(self, start: LocalStart, chunks: int, out: Tensor) -> None:
         """All steps, without a decision of the host."""
         point = self._point.copy_(start.theta)
         self._momentum.zero_()
-        step = self._fused if kernels.compiled(point) and not point.is_cuda else self._plain
+        compiled = self._launched if point.is_cuda else self._fused
+        step = compiled if kernels.compiled(point) else self._plain
         for j in range(self._config.passes * chunks):
             i = j % chunks
             if j == 0:  # at theta_k, where g_0 is the global gradient
@@ -79,12 +85,22 @@ class Sweep:
     def _fused(self, kept: Tensor, metric: Metric | None) -> None:
         """The same with a compiled kernel, in host memory: two passes over vectors in place of five."""
         direction = momentum = self._momentum
-        square = kernels.blend_(momentum, self._fresh, kept, self._grad, self._config.momentum)
+        square = float(kernels.blend_(momentum, self._fresh, kept, self._grad, self._config.momentum))
         if metric is not None and metric.rank:
             direction = metric.apply(momentum)
             square = dot(direction, direction)
         length = max(math.sqrt(square), torch.finfo(direction.dtype).tiny) if square >= 0 else math.nan
         self._point.add_(direction, alpha=-float(self._stride) / length)
+
+    def _launched(self, kept: Tensor, metric: Metric | None) -> None:
+        """The same with kernels of a GPU: two launches, and those of the metric."""
+        direction = self._momentum
+        squares = kernels.blend_(direction, self._fresh, kept, self._grad, self._config.momentum)
+        if metric is not None and metric.rank:
+            direction = metric.apply(direction)
+            squares = kernels.square(direction)
+        assert isinstance(squares, Tensor)
+        kernels.advance_(self._point, direction, self._stride, squares)
 
     def _key(self, start: LocalStart, out: Tensor) -> Hashable | None:
         """Everything that a walk reads, by its place in memory; its steps follow from the cut of the samples."""

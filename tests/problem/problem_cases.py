@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from apts_mpi.partition import block
+from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import resolve_loss
-from apts_mpi.problem.objective import DataObjective, DataSubdomain, Evaluator, needed_ranges, plan
+from apts_mpi.problem.objective import DataObjective, DataSubdomain, needed_ranges, plan
 from apts_mpi.problem.order import Order
 from apts_mpi.problem.samples import Samples
 

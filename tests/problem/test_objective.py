@@ -9,10 +9,10 @@ from problem_cases import CPU, Case, case, near, point
 from torch import Tensor, nn
 
 from apts_mpi.partition import block
-from apts_mpi.problem import objective as module_of_objective
+from apts_mpi.problem.evaluator import PIECE, Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import resolve_loss
-from apts_mpi.problem.objective import DataObjective, Evaluator, plan
+from apts_mpi.problem.objective import READY_BYTES, DataObjective, plan
 from apts_mpi.problem.samples import Samples
 from apts_mpi.problem.scoring import score
 
@@ -79,7 +79,7 @@ def test_chunks(chunks: int, batch: int, chosen: tuple[int, int]) -> None:
         value = subdomain.owned_by_chunk(theta, grad, kept)
         assert this.objective.gradient_samples - before == len(owned) + len(borrowed)
         share = torch.zeros(n, dtype=torch.float64)
-        assert value == pytest.approx(subdomain.owned(theta, share), rel=1e-12) and near(grad, share)
+        assert float(value) == pytest.approx(float(subdomain.owned(theta, share)), rel=1e-12) and near(grad, share)
         for j, piece in enumerate(pieces):
             direct = this.direct(theta, piece)[1]
             assert near(kept[j], direct)
@@ -108,7 +108,7 @@ def test_evaluation_by_pieces_does_not_depend_on_their_size(piece: int, monkeypa
     this.objective.select(0, 0)
     subdomain, theta, n = this.objective.subdomains[0], point(this), this.objective.n_params
     whole, whole_grad = this.direct(theta, list(range(61)))
-    monkeypatch.setattr(module_of_objective, "PIECE", piece)
+    monkeypatch.setitem(PIECE, "cpu", piece)
     assert this.objective._evaluator.piece == piece  # it looks at the model once
     this.objective._evaluator.flat.module.register_forward_hook(lambda module, inputs, output: largest.append(len(output)))
     grad = torch.zeros(n, dtype=torch.float64)
@@ -123,7 +123,7 @@ def test_samples_normalised_when_used_give_the_same_bits(monkeypatch: pytest.Mon
         return [sub.local(theta, grad) for sub, grad in zip(this.objective.subdomains, grads, strict=True)], grads
 
     ready = numbers()
-    monkeypatch.setattr(module_of_objective, "READY_BYTES", 0)
+    monkeypatch.setitem(READY_BYTES, "cpu", 0)
     late = numbers()
     assert ready[0] == late[0] and torch.equal(ready[1], late[1])
 
@@ -256,7 +256,7 @@ def test_room_for_ready_samples_is_shared_by_the_ranks_subdomains(monkeypatch: p
     """Three subdomains of 4 samples of 2 float64: 64 bytes each."""
     flat = FlatModel(torch.nn.Linear(2, 3), torch.float64, CPU)
     for room, wanted in [(3 * 64, True), (3 * 64 - 1, False)]:
-        monkeypatch.setattr(module_of_objective, "READY_BYTES", room)
+        monkeypatch.setitem(READY_BYTES, "cpu", room)
         held = Samples([range(12)], torch.zeros(12, 2), torch.zeros(12, dtype=torch.long), dtype=torch.float64, device=CPU)
         orders = plan(12, 3, batch=0, overlap=0.0, seed=0)
         this = DataObjective(Evaluator(flat, resolve_loss("cross_entropy"), held), orders, range(3), 1)

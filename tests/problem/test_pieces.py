@@ -9,9 +9,10 @@ from torch import nn
 
 from apts_mpi.partition import block
 from apts_mpi.problem import pieces
+from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import resolve_loss
-from apts_mpi.problem.objective import DataObjective, Evaluator, plan
+from apts_mpi.problem.objective import DataObjective, plan
 from apts_mpi.problem.samples import Samples
 from apts_mpi.problem.scoring import score
 
@@ -66,3 +67,17 @@ def test_no_samples_no_pieces() -> None:
     this = case("tanh")
     flat, empty = flat_of(this), Samples([range(0)], this.inputs[:0], this.targets[:0], dtype=torch.float64, device=CPU)
     assert score(flat, this.loss, empty, flat.initial())[::2] == (0.0, 0.0) and flat.kept is None
+
+
+def test_no_graph_stays_behind() -> None:
+    """A kept one would keep its parameters' place on a stream: a CUDA graph could not be recorded on another."""
+    this = case("tanh")
+    flat = flat_of(this)
+    pieces.kept_bytes(flat, this.loss, this.samples)
+    for p in flat.module.parameters():
+        behind = p.view_as(p).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+        assert "seen" not in behind.metadata
+        behind.metadata["seen"] = 1
+        del behind
+    pieces.kept_bytes(flat, this.loss, this.samples)
+    assert all("seen" not in p.view_as(p).grad_fn.next_functions[0][0].metadata for p in flat.module.parameters())  # type: ignore[union-attr]

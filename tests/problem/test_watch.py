@@ -7,6 +7,7 @@ import torch
 from problem_cases import CPU, case, network, point
 from torch import Tensor, nn
 
+from apts_mpi.problem.evaluator import PIECE
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.watch import Watch, ranges
 
@@ -24,7 +25,7 @@ def test_ranges_are_whole_layers_from_the_end(entries: int, wanted: list[tuple[i
 
 @pytest.mark.parametrize("pieces", [1, 7])
 def test_what_is_announced_is_final_and_what_comes_later_was_not(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apts_mpi.problem.objective.PIECE", -(-20 // pieces))
+    monkeypatch.setitem(PIECE, "cpu", -(-20 // pieces))
     here = case()
     here.objective.select(0, 0)
     subdomain, theta = here.objective.subdomains[1], point(here)

@@ -13,9 +13,10 @@ from apts_mpi.contracts import Communicator
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.partition import block
 from apts_mpi.presets import preset
+from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import resolve_loss
-from apts_mpi.problem.objective import DataObjective, Evaluator, needed_ranges, plan
+from apts_mpi.problem.objective import DataObjective, needed_ranges, plan
 from apts_mpi.problem.order import Order
 from apts_mpi.problem.samples import Samples
 from apts_mpi.solver.apts import APTS

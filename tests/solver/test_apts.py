@@ -16,10 +16,10 @@ from apts_cases import CLASSES, HIDDEN, cut, data, settings, solver
 from dense_apts import DenseAPTS, Network
 
 from apts_mpi.contracts import Status
+from apts_mpi.recording import Recordings
 from apts_mpi.solver.local import LocalStart
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.metric import Metric
-from apts_mpi.solver.recording import Recordings
 from apts_mpi.solver.sweep import Sweep
 from apts_mpi.solver.vectors import norm
 

@@ -453,7 +453,7 @@ def test_a_program_brings_its_own_stepper(tmp_path: Path) -> None:
         def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
             self.objective.select(epoch, batch)
             grad, before = torch.zeros_like(self.theta), self.theta.clone()
-            loss = sum(subdomain.owned(self.theta, grad) for subdomain in self.objective.subdomains)
+            loss = float(sum(subdomain.owned(self.theta, grad) for subdomain in self.objective.subdomains))
             self.theta.sub_(0.05 * grad / grad.norm())
             lengths.append(float((self.theta - before).norm()))
             self.k += 1

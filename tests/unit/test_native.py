@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
-from apts_mpi.native import extension, kernels, twins
+from apts_mpi.native import extension, kernels, small, twins
 
 NEEDED = pytest.mark.skipif(extension.extension() is None, reason=f"kernels: {extension.state()}")
 DTYPES = (torch.float32, torch.float64)
@@ -140,14 +141,45 @@ def test_on_a_gpu(n: int, dtype: torch.dtype) -> None:
     host, grad, grad_new = case(n, dtype)
     memory, g, h, out = (values.cuda() for values in (host, grad, grad_new, grad))
     largest = float(host.double().square().sum(1).max()) * 8
-    pairs = zip(kernels.observe_(memory, 6, 6, g, h), twins.observe_(host, 6, 6, grad, grad_new), strict=True)
+    found = kernels.observe_(memory, 6, 6, g, h)
+    assert isinstance(found, torch.Tensor) and found.is_cuda
+    pairs = zip(found.tolist(), twins.observe_(host, 6, 6, grad, grad_new), strict=True)
     assert all(close(a, b, largest, dtype) for a, b in pairs)
     assert torch.equal(memory.cpu(), host), "the bits of y"
     square = kernels.combine_(memory, [0, 5], [0.5, -1.0], -0.7, g, out)
     assert isinstance(square, torch.Tensor) and square.is_cuda
     assert close(float(square), twins.combine_(host, [0, 5], [0.5, -1.0], -0.7, grad, grad.clone()), 16 * float(square), dtype)
-    assert close(kernels.correct_(g, memory[0], memory[1], h), twins.correct_(grad, host[0], host[1], grad_new), largest, dtype)
+    assert close(float(kernels.correct_(g, memory[0], memory[1], h)), twins.correct_(grad, host[0], host[1], grad_new), largest, dtype)
     assert torch.equal(g.cpu(), grad), "the bits of the corrected gradient"
+
+
+@pytest.mark.skipif(not on_gpu(torch.device("cuda")), reason="no NVIDIA GPU, or kernels without CUDA; tests/native emulates one")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", LENGTHS)
+def test_a_step_of_the_sweep_on_a_gpu(n: int, dtype: torch.dtype) -> None:
+    host, grad, point = case(n, dtype)
+    memory, stride, moved, momentum, g = host.cuda(), torch.tensor(0.25, dtype=dtype), point.cuda(), grad.clone(), grad.cuda()
+    wanted = twins.blend_(momentum, host[0], host[1], host[2], 0.9)
+    squares = kernels.blend_(g, memory[0], memory[1], memory[2], 0.9)
+    assert isinstance(squares, torch.Tensor) and close(float(squares.sum()), wanted, wanted, dtype)
+    assert close(float(kernels.square(g).sum()), wanted, wanted, dtype)
+    kernels.advance_(moved, g, stride.cuda(), squares)
+    kernels.advance_(point, momentum, stride, kernels.square(momentum))
+    rtol, atol = (1e-5, 1e-6) if dtype == torch.float32 else (1e-12, 1e-13)
+    assert torch.allclose(g.cpu(), momentum, rtol=rtol, atol=atol) and torch.allclose(moved.cpu(), point, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_step_is_as_long_as_asked_for(dtype: torch.dtype) -> None:
+    _, direction, point = case(1000, dtype)
+    before = point.clone()
+    kernels.advance_(point, direction, torch.tensor(0.25, dtype=dtype), kernels.square(direction))
+    assert close(float(torch.linalg.vector_norm(point - before)), 0.25, 0.25, dtype)
+    zero = torch.zeros_like(direction)
+    kernels.advance_(point, zero, torch.tensor(0.25, dtype=dtype), kernels.square(zero))
+    assert bool(torch.isfinite(point).all())
+    with pytest.raises(ValueError, match="two vectors of one length"):
+        kernels.advance_(point, direction[1:], torch.tensor(0.25, dtype=dtype), kernels.square(direction))
 
 
 @pytest.mark.skipif(not getattr(extension.extension(), "cuda", False), reason="kernels without CUDA")
@@ -166,3 +198,49 @@ def test_the_switch(wish: str) -> None:
         assert done.stdout == "torch twins, APTS_NATIVE=0\n"
     else:
         assert done.returncode == 1 and ("cannot be loaded" if wish == "1" else "must be 0, 1 or empty") in done.stderr
+
+
+SMALL = pytest.mark.skipif(not small.compiled(), reason=f"kernels: {extension.state()}")
+
+
+@SMALL
+@pytest.mark.parametrize("k", [0, 1, 2, 3, 10, 22])
+def test_small_matrices_of_anything(k: int) -> None:
+    """Also what is not a number, nothing at all, or no Gram matrix; what comes back has the shapes that were asked for."""
+    rng, bad = np.random.default_rng(k), np.array([math.nan, math.inf, -math.inf, 1e300, -1e-300, 0.0])
+    for share in (0.0, 0.02, 0.3, 1.0):
+        for _ in range(50):
+            ss, sy, yy, basis = rng.standard_normal((4, k, k))
+            if share == 0.0:
+                ss, sy, yy = ss @ ss.T, ss @ sy.T, sy @ sy.T
+            for matrix in (ss, sy, yy, basis):
+                matrix[rng.random((k, k)) < share] = rng.choice(bad)
+            gamma, gg, radius = (rng.choice(bad) if rng.random() < share else rng.standard_normal() for _ in range(3))
+            used, p, delta = small.sr1(ss, sy, yy, gamma, 1e-15)
+            assert p.shape == (k, len(used)) and np.isfinite(delta).all() and delta.all() and len(delta) == len(used)
+            values, found, noise = small.spectrum(ss, sy, yy, gamma, used, p, delta, 1e-15, 1e-9, 5)
+            assert found.shape == (k, len(values)) and len(values) <= min(len(used), 5) and noise >= 1e-15
+            for eigenvalues, vectors in ((values, found), (ss[:, 0] if k else np.zeros(0), basis)):
+                products = (sy[0], yy[0]) if k else (np.zeros(0), np.zeros(0))
+                solution, (_, s, y) = small.minimise(ss, sy, yy, gamma, eigenvalues, vectors, noise, *products, gg, k + 1, radius)
+                assert s.shape == y.shape == (k,) and np.isfinite(solution[0]).all() and solution[2] >= 0
+                assert solution[7] or not solution[0].any()
+
+
+@SMALL
+def test_small_matrices_have_a_door() -> None:
+    one, row = np.eye(2), np.ones(2)
+    with pytest.raises(ValueError, match="three square matrices of one size"):
+        small.sr1(one, one, np.eye(3), 1.0, 0.0)
+    with pytest.raises(ValueError, match="three square matrices of one size"):
+        small.sr1(one[:1], one, one, 1.0, 0.0)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        small.sr1(one.astype(np.float32), one, one, 1.0, 0.0)  # type: ignore[arg-type]
+    for used in ([0, 2], [-1, 0]):
+        with pytest.raises(ValueError, match="pairs must be of the Gram matrices"):
+            small.spectrum(one, one, one, 1.0, np.array(used), one, row, 0.0, 0.0, 2)
+    with pytest.raises(ValueError, match="p must be"):
+        small.spectrum(one, one, one, 1.0, np.array([0]), one, row, 0.0, 0.0, 2)
+    for basis, products in ((np.eye(3), row), (one, np.ones(3))):
+        with pytest.raises(ValueError, match="basis must be"):
+            small.minimise(one, one, one, 1.0, row, basis, 0.0, products, row, 1.0, 2, 1.0)
