@@ -34,7 +34,7 @@ def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], fa
     """out = ``factor`` grad + sum_i weights[i] memory[chosen[i]]; returns out'out, on a GPU as a 0-d tensor there. One pass."""
     serves = _serves(memory, grad, out)
     _fits(memory, grad, out)
-    if len(chosen) != len(weights) or not all(0 <= row < len(memory) for row in chosen):
+    if len(chosen) != len(weights) or (chosen and not (min(chosen) >= 0 and max(chosen) < len(memory))):
         raise ValueError(f"rows {list(chosen)} with {len(weights)} weights do not fit a memory of {len(memory)} rows")
     found: float | Tensor = serves.combine_(memory, chosen, weights, factor, grad, out)
     return found

@@ -127,21 +127,25 @@ small::Gram gram_of(const Square& ss, const Square& sy, const Square& yy) {
     return {static_cast<ptrdiff_t>(k), view(ss), view(sy), view(yy)};
 }
 
-// an array of numpy that owns the numbers, (down, right) by columns, or (down,) if right is 0
+// hands numbers over to Python: where they lie, and who frees them
 template <class T>
-nb::object array(std::vector<T>&& numbers, size_t down) {
+std::pair<T*, nb::capsule> given(std::vector<T>&& numbers) {
     auto kept = std::make_unique<std::vector<T>>(std::move(numbers));
     T* const data = kept->data();
     nb::capsule owner(kept.get(), [](void* at) noexcept { delete static_cast<std::vector<T>*>(at); });
     kept.release();
-    return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(data, {down}, owner));
+    return {data, owner};
 }
 
+template <class T>
+nb::object array(std::vector<T>&& numbers, size_t length) {
+    const auto [data, owner] = given(std::move(numbers));
+    return nb::cast(nb::ndarray<nb::numpy, T, nb::ndim<1>>(data, {length}, owner));
+}
+
+// (down, right), column by column
 nb::object columns(small::Numbers&& numbers, size_t down, size_t right) {
-    auto kept = std::make_unique<small::Numbers>(std::move(numbers));
-    double* const data = kept->data();
-    nb::capsule owner(kept.get(), [](void* at) noexcept { delete static_cast<small::Numbers*>(at); });
-    kept.release();
+    const auto [data, owner] = given(std::move(numbers));
     return nb::cast(nb::ndarray<nb::numpy, double, nb::ndim<2>>(data, {down, right}, owner, {1, static_cast<int64_t>(down)}));
 }
 

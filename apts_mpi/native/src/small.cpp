@@ -167,8 +167,8 @@ Compact sr1(const Gram& gram, double gamma, double noise) {
     return found;
 }
 
-Spectrum spectrum(const Gram& gram, double gamma, const std::vector<ptrdiff_t>& used, const Matrix& p, const Vector& delta, double noise,
-    double cut, ptrdiff_t n_params) {
+Spectrum spectrum(const Gram& gram, double gamma, const std::vector<ptrdiff_t>& used, const Matrix& p, const Vector& delta,
+    double noise, double cut, ptrdiff_t n_params) {
     const ptrdiff_t k = gram.k, r = used.size();
     const Spectrum empty{{}, {}, noise};
     Numbers size(r), scaled(r * r), middle(r * r), column(r), w, v, shift, u;

@@ -60,8 +60,8 @@ struct Step {
 Compact sr1(const Gram& gram, double gamma, double noise);
 
 // p: (k, r), delta: (r,) for the r pairs `used`, each in 0..k-1
-Spectrum spectrum(const Gram& gram, double gamma, const std::vector<std::ptrdiff_t>& used, const Matrix& p, const Vector& delta, double noise,
-    double cut, std::ptrdiff_t n_params);
+Spectrum spectrum(const Gram& gram, double gamma, const std::vector<std::ptrdiff_t>& used, const Matrix& p, const Vector& delta,
+    double noise, double cut, std::ptrdiff_t n_params);
 
 // basis: (k, r), eigenvalues: (r,)
 Step minimise(const Gram& gram, double gamma, std::ptrdiff_t r, const Vector& eigenvalues, const Matrix& basis, double noise,
