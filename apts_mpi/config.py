@@ -191,7 +191,7 @@ class RunConfig:
     seed: int = _key(0, "of the initial parameters and the order of the data")
     device: Literal["auto", "cpu", "cuda"] = _key("auto", "where to compute; auto: a GPU if there is one")
     share_gpu: bool = _key(False, "allow two ranks on one GPU")
-    graph: bool = _key(True, "sweep, on a GPU: replay a local solve as one CUDA graph")
+    graph: bool = _key(True, "on a GPU: replay evaluations and sweeps from CUDA graphs")
     threads: int = _key(0, "torch threads per rank; 0: OMP_NUM_THREADS, else the rank's share of the cores")
     dir: str = _key("", "run directory; empty: runs/<time>-<name>")
     resume: Literal["never", "auto", "must"] = _key("never", "go on from the last checkpoint in run.dir; auto: if there is one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 Work = Callable[[], None]
 Record = Callable[[Work], Work]  # takes work, gives what does the same again; the work itself is not done
 
-KEPT = 256  # recordings: of each subdomain, each number of its samples and each vector that is written a few
+KEPT = 512  # recordings: some of each subdomain, each number of its samples, each vector that is written; later ones are not made
 NEAR = 1e-3  # relative distance of a replayed result from the one made step by step
 
 
@@ -26,9 +26,13 @@ class CudaGraph:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Work) -> Work:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others, that save or watch, go on
-            work()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # others, that save or watch, go on
+                work()
+        except RuntimeError:
+            torch.cuda.set_stream(stream)  # torch leaves its own in place where a capture is broken off
+            raise
         replay: Work = graph.replay
         return replay
 
@@ -41,7 +45,7 @@ def recordings(wanted: bool, device: torch.device) -> Recordings:
 class Recordings:
     """Does work that comes again and again: the first time step by step, later from a recording.
 
-    The second time the work is done both ways; unless both results agree to ``NEAR``, and whenever recording fails, a warning says so and
+    The second time the work is done both ways; unless all results agree to ``NEAR``, and whenever recording fails, a warning says so and
     everything is done step by step from then on. With ``record`` None nothing is recorded.
     """
 
@@ -54,40 +58,54 @@ class Recordings:
         """Is anything recorded?"""
         return self._record is not None
 
-    def run(self, key: Hashable | None, work: Work, result: Tensor) -> None:
-        """Do ``work``, which leaves its result in ``result`` and nothing on the host.
+    def run(self, key: Hashable | None, work: Work, *results: Tensor) -> None:
+        """Do ``work``, which leaves ``results`` and nothing on the host.
 
-        Equal ``key``: the same work on the same memory. None: work that cannot be recorded.
+        Equal ``key``: the same work on the same memory, with the same numbers. None: work that cannot be recorded.
         """
         replay = self._known.get(key) if self._record is not None and key is not None else None
         if replay is not None:
             replay()
             return
         work()
-        if self._record is not None and key is not None:
-            if key in self._known:
-                self._known[key] = self._recorded(work, result)
-            else:
-                self._known[key] = None
-                if len(self._known) > KEPT:
-                    del self._known[next(iter(self._known))]
+        if self._record is None or key is None:
+            return
+        if key in self._known:
+            self._known[key] = self._recorded(work, results)
+        elif len(self._known) < KEPT:
+            self._known[key] = None
 
-    def _recorded(self, work: Work, result: Tensor) -> Work | None:
+    def _recorded(self, work: Work, results: Sequence[Tensor]) -> Work | None:
         assert self._record is not None
-        wanted = result.clone()
-        length = float(torch.linalg.vector_norm(wanted))
-        if not math.isfinite(length):  # nothing to compare with: another time
+        wanted = [result.clone() for result in results]
+        lengths = _lengths(wanted)
+        if not all(map(math.isfinite, lengths)):  # nothing to compare with: another time
             return None
         try:
             replay = self._record(work)
             replay()
-            apart = float(torch.linalg.vector_norm(result - wanted))
-            why = "" if apart <= NEAR * length else f"the replayed step is {apart:.1e} away from the right one, which is {length:.1e} long"
+            apart = _lengths([result - right for result, right in zip(results, wanted, strict=True)])
+            wrong = [(far, length) for far, length in zip(apart, lengths, strict=True) if not far <= NEAR * length]
+            why = f"what was replayed is {wrong[0][0]:.1e} away from what is right, which is {wrong[0][1]:.1e} long" if wrong else ""
         except RuntimeError as error:
-            why = str(error).splitlines()[0]
-        result.copy_(wanted)
+            why = _cause(error)
+        for result, right in zip(results, wanted, strict=True):
+            result.copy_(right)
         if not why:
             return replay
         warnings.warn(f"the GPU is told step by step, not by CUDA graphs: {why}; run.graph = false says nothing more", stacklevel=2)
         self._record = None
+        self._known.clear()
         return None
+
+
+def _lengths(tensors: Sequence[Tensor]) -> list[float]:
+    lengths: list[float] = torch.stack([torch.linalg.vector_norm(tensor).double() for tensor in tensors]).tolist()
+    return lengths
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong first: the end of a capture that was broken off says nothing but that it was."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]

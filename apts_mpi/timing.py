@@ -50,7 +50,7 @@ class _Region:
         timers = self._timers
         if timers.tracer is not None:
             timers.tracer.begin(self._name)
-        if timers.synchronise is not None:
+        if timers.synchronise is not None and not timers._stack:
             timers.synchronise()
         now = timers._clock()
         outer = timers._current
@@ -62,7 +62,7 @@ class _Region:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         timers = self._timers
-        if timers.synchronise is not None:
+        if timers.synchronise is not None and len(timers._stack) == 1:
             timers.synchronise()
         now = timers._clock()
         timers._time[timers._current] += now - timers._since
@@ -75,7 +75,8 @@ class _Region:
 class Timers:
     """Region timers of one rank, in phase ``set-up`` from their construction on.
 
-    ``synchronise`` waits for the device at region borders; None on a CPU. ``tracer`` hears the names. One thread only.
+    ``synchronise`` waits for the device at the borders of regions that lie in no other; None on a CPU. ``tracer`` hears the names.
+    One thread only.
     """
 
     def __init__(

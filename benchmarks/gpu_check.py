@@ -28,6 +28,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ from apts_mpi.storage.convert import convert
 
 PRESETS = ("default", "lsr1")
 EARLY, ITERATIONS, LONG, REPEATS, WARM_UP = 5, 20, 25, 15, 3
-BAR_STEP, BAR_COPY, BAR_SHARED, BAR_THETA, BAR_GRAPH = 1.25, 0.75, 0.9, 1e-9, 1e-2
+BAR_STEP, BAR_COPY, BAR_SHARED, BAR_THETA = 1.25, 0.75, 0.9, 1e-9
 BYTES, CHUNK, BATCH, CLASSES = 4, 250, 10_000, 10
 WRONG = 0.2  # of the labels: a loss that falls to nothing would leave rounding alone to decide
 SHAPE, WIDTHS = (1, 28, 28), (512, 256)  # the paper's network for MNIST, n = 535,818
@@ -57,12 +58,13 @@ def data(samples: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def run(
-    name: str, device: str, iterations: int, dtype: str = "float32", samples: int = BATCH, graph: bool = True, **model: Any
+    name: str, device: str, iterations: int, dtype: str = "float32", samples: int = BATCH, graph: bool = True, batch: int = 0, **model: Any
 ) -> Result:
     """Train the paper's network on one rank."""
     config = preset(
         name, model={"name": "paper-mnist", "widths": WIDTHS, "dtype": dtype, **model}, stop={"epochs": 0, "iterations": iterations},
         run={"device": device, "monitor": "none", "threads": 1, "graph": graph}, solver={"subdomains": 2},
+        data={"batch": batch},
     )  # fmt: skip
     model = build_model(config.model, SHAPE, CLASSES, 0).to(getattr(torch, dtype))
     return train(model, *data(samples, getattr(torch, dtype)), config=config)
@@ -92,25 +94,29 @@ def waits(device: str) -> Facts:
     """How often an outer iteration stops for the device, and where: warnings of torch in a long run less those in a short one."""
     found: Facts = {}
     for name in PRESETS:
-        places, steps = [], []
+        places, steps, drains, drain = [], [], list[int](), mock.Mock(side_effect=torch.cuda.synchronize)
         for iterations in (10, LONG):
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                with warnings.catch_warnings(record=True) as told:
+                with warnings.catch_warnings(record=True) as told, mock.patch.object(torch.cuda, "synchronize", drain):
+                    drain.reset_mock()
                     warnings.simplefilter("always")
                     result = run(name, device, iterations)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
             places.append(Counter(f"{Path(one.filename).name}:{one.lineno}" for one in told if "synchroniz" in str(one.message)))
             steps.append(result.steps)
+            drains.append(drain.call_count)
         outer = len(steps[1]) - len(steps[0])
-        more = {place: (count - places[0][place]) / outer for place, count in places[1].items() if count > places[0][place]}
+        more = {place: (count - places[0][place]) / outer for place, count in places[1].items()
+                if count > places[0][place] and not place.startswith("recording.py")}  # fmt: skip  # which checks what it records, once
         # Values, gradient norm, lengths of the paths, slope and length of their sum, the metric's pair; for L-SR1 one a local iteration,
         # two to begin in each subdomain, seven for the outer iteration with its global step.
         local = statistics.mean(step.local_iters for step in steps[1][10:])
         allowed = 5.0 if name == "default" else 11.0 + local
         each = sum(more.values())
-        found[name] = {"an_outer_iteration": each, "allowed": allowed, "local_iterations": local, "where": more, "met": each <= allowed}
+        found[name] = {"an_outer_iteration": each, "allowed": allowed, "local_iterations": local, "where": more,
+                       "of_the_timers": (drains[1] - drains[0]) / outer, "met": each <= allowed}  # fmt: skip
     return found
 
 
@@ -161,8 +167,8 @@ def step(device: str) -> Facts:
     """An outer iteration of the default against as many gradient evaluations replayed; the difference of a long and a short run."""
     replayed, ratios, ours_ms, bare_ms = Replayed(torch.device(device)), list[float](), list[float](), list[float]()
     for repeat in range(REPEATS):
-        short, long = run("default", device, 5), run("default", device, 15)
-        taken = 1e3 * (long.seconds - short.seconds) / 10
+        short, long = run("default", device, 15), run("default", device, LONG)
+        taken = 1e3 * (long.seconds - short.seconds) / (len(long.steps) - len(short.steps))
         samples = long.steps[-1].gradient_samples
         bare = statistics.median(clock(lambda count=samples: replayed.run(count), torch.device(device)) for _ in range(5))  # type: ignore[misc]
         if repeat:
@@ -173,21 +179,26 @@ def step(device: str) -> Facts:
 
 
 def graph(device: str) -> Facts:
-    """Outer iterations of the default with sweeps replayed from CUDA graphs against sweeps made step by step."""
+    """Outer iterations replayed from CUDA graphs against step by step: the time of the default, and theta of both presets in float64."""
     ratios = []
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(REPEATS // 3):
             taken = {}
             for recorded in (True, False):
-                short, long = (run("default", device, iterations, graph=recorded) for iterations in (5, 25))
-                taken[recorded] = long.seconds - short.seconds
+                short, long = (run("default", device, iterations, graph=recorded) for iterations in (15, LONG))
+                taken[recorded] = (long.seconds - short.seconds) / (len(long.steps) - len(short.steps))
             ratios.append(taken[True] / taken[False])
-        ended = [run("default", device, EARLY, graph=recorded) for recorded in (True, False)]
-    apart = distance(*ended)
+        # In minibatches whose sizes differ, too: 4,999 samples of two subdomains by 1,000.
+        cases = [(name, batch, samples) for name in PRESETS for batch, samples in ((0, 2000), (1000, 4999))]
+        apart = {}
+        for name, batch, samples in cases:
+            long = EARLY if batch == 0 else ITERATIONS
+            ended = [run(name, device, long, "float64", samples, recorded, batch) for recorded in (True, False)]
+            apart[f"{name}, {batch or samples}"] = distance(*ended)
     warned = sorted({str(one.message) for one in told if "CUDA graph" in str(one.message)})
     return {"time_to_step_by_step": statistics.median(ratios), "interval": interval(ratios), "theta_apart": apart, "warned": warned,
-            "met": not warned and statistics.median(ratios) < 1 and apart <= BAR_GRAPH}  # fmt: skip
+            "met": not warned and statistics.median(ratios) < 1 and max(apart.values()) <= BAR_THETA}  # fmt: skip
 
 
 def formats(device: str) -> Facts:

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/kernels.py [--n 535818 5000000] [--memory 10] [--repeats 25] [--device cpu] [--out FILE]
 
-float32, one thread of the host; blend_ is of the host alone. The last line of the table is L-SR1's whole local iteration (``propose_``,
+float32, one thread of the host. The last line of the table is L-SR1's whole local iteration (``propose_``,
 ``observe_``, ``accept``), whose twin are the blocks of ``solver/lsr1.py``. A ratio below 1 is a gain.
 """
 
@@ -56,9 +56,11 @@ def pairs_of(n: int, memory: int, device: torch.device) -> dict[str, tuple[Calla
         "correct_": (lambda: kernels.correct_(out, small, grad, third), lambda: twins.correct_(out, small, grad, third), 5),
         "iteration": (lambda: whole(True), lambda: whole(False), 2 * used + 6),
     }  # fmt: skip
-    if device.type == "cpu":
-        found["blend_"] = (
-            lambda: kernels.blend_(out, small, grad, third, 0.9), lambda: twins.blend_(out, small, grad, third, 0.9), 5,
+    found["blend_"] = (lambda: kernels.blend_(out, small, grad, third, 0.9), lambda: twins.blend_(out, small, grad, third, 0.9), 5)
+    if device.type != "cpu":
+        squares, stride = kernels.square(grad), torch.tensor(1e-30, device=device)
+        found["advance_"] = (
+            lambda: kernels.advance_(out, grad, stride, squares), lambda: twins.advance_(out, grad, stride, squares), 3,
         )  # fmt: skip
     return found
 

@@ -15,7 +15,7 @@ from apts_mpi.problem.samples import Samples
 from apts_mpi.problem.share import Share
 from apts_mpi.problem.watch import Ready, Watch
 
-READY_BYTES = {"cpu": 2**28, "cuda": 2**31}  # of a rank: a subdomain's current samples are normalised once if they fit in its share of this
+READY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # of a rank: a subdomain's current samples are normalised once if they fit in its share of this
 
 
 class DataSubdomain:
@@ -85,7 +85,7 @@ class DataSubdomain:
             return values
 
         self._evaluator.gradient_samples += sum(map(len, self._chunks))
-        return self._recorded((theta.data_ptr(), grad.data_ptr(), kept.data_ptr()), work, grad)
+        return self._repeated((theta.data_ptr(), grad.data_ptr(), kept.data_ptr(), *shares), work, grad, kept[: len(shares)])
 
     def chunk_gradient(self, index: int, theta: Tensor, grad: Tensor) -> None:
         rows = self._chunks[index]
@@ -98,18 +98,22 @@ class DataSubdomain:
         else:
             self._evaluator.gradient_samples += len(rows)
         key = (theta.data_ptr(), 0 if grad is None else grad.data_ptr(), len(rows), weight)
-        return self._recorded(key, lambda: self._evaluator.write(theta, grad, self._share, rows, weight), grad)
+        results = () if grad is None else (grad,)
+        return self._repeated(key, lambda: self._evaluator.write(theta, grad, self._share, rows, weight), *results)
 
-    def _recorded(self, key: Sequence[float], work: Callable[[], Tensor], grad: Tensor | None) -> Tensor:
-        """The value that ``work`` gives, which writes ``grad`` too; from a recording where there is one. ``key`` tells it from others."""
+    def _repeated(self, key: Sequence[float], work: Callable[[], Tensor], *results: Tensor) -> Tensor:
+        """The value that ``work`` gives, which leaves ``results`` too; from a recording where there is one.
+
+        ``key``: every number that the work takes, and where the vectors lie that it reads and writes.
+        """
         recordings, place = self._evaluator.recordings, self.place()
         if not recordings.active or place is None:
             return work()
 
-        def kept() -> None:
+        def valued() -> None:
             self._value.copy_(work())
 
-        recordings.run((place, *key), kept, self._value if grad is None else grad)
+        recordings.run((place, self._value.data_ptr(), *key), valued, *results, self._value)
         return self._value.clone()
 
     def _like(self, values: tuple[float, ...], kept: Tensor) -> Tensor:

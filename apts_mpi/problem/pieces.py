@@ -9,7 +9,7 @@ from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.losses import Loss
 from apts_mpi.problem.samples import Samples
 
-BYTES = {"cpu": 2**28, "cuda": 2**32}  # that the values kept for a backward pass may take
+BYTES = {"cpu": 2**28, "cuda": 2**30}  # that the values kept for a backward pass may take
 
 
 def piece(flat: FlatModel, loss: Loss, samples: Samples, most: int) -> int:

@@ -118,7 +118,7 @@ class LocalTrustRegion:
         self._model, self._config, self._trust_region, self._timers = model, config, trust_region, timers
         self._loss = CorrectedLoss(like, consistent)
         self._point, self._trial, self._grad, self._grad_new = (torch.zeros_like(like) for _ in range(4))
-        self._reach = torch.zeros_like(like)  # the local step, if the trial is accepted
+        self._moved, self._reach = torch.zeros_like(like), torch.zeros_like(like)  # the local step, and if the trial is accepted
         self._eps = torch.finfo(like.dtype).eps
         self._radii: dict[int, float] = {}
 
@@ -126,11 +126,11 @@ class LocalTrustRegion:
         """The local step s_i into ``out``, (n,)."""
         model, ball = self._model, start.ball
         point, grad, grad_new = self._point.copy_(start.theta), self._grad, self._grad_new
+        local, reach = self._moved.zero_(), self._reach
         first = loss = self._loss.begin(start, grad)
         radius = min(self._radii.get(start.index, self._config.radius_start * ball), ball)
         smallest = min(start.radius_min, ball)
         moved, accepted, iters = 0.0, 0, 0
-        out.zero_()
         with self._timers(timing.MODEL):
             model.reset()
             model.begin(grad)
@@ -139,17 +139,17 @@ class LocalTrustRegion:
                 bound = min(radius, ball - moved)
                 step = model.propose_(grad, bound)
                 torch.add(point, step.vector, out=self._trial)
-                torch.add(out, step.vector, out=self._reach)
+                torch.add(local, step.vector, out=reach)
             iters += 1
             value = self._loss.evaluate(self._trial, grad_new)
             with self._timers(timing.MODEL):
-                seen = model.observe_(step.vector, grad, grad_new, [value, dot64(self._reach, self._reach)])  # the one stop
+                seen = model.observe_(step.vector, grad, grad_new, [value, dot64(reach, reach)])  # the one stop
                 loss_new, square = seen.also
                 verdict = judge(loss - loss_new, step.predicted, loss, seen.finite, self._trust_region, self._eps)
                 if verdict.accepted:
                     model.accept()
                     loss, grad, grad_new = loss_new, grad_new, grad
-                    out.copy_(self._reach)
+                    local, reach = reach, local
                     point.copy_(self._trial)
                     moved, accepted = math.sqrt(square), accepted + 1
             if verdict.converged or not step.finite:
@@ -157,6 +157,7 @@ class LocalTrustRegion:
             # A rejected bound shrinks, whatever set it; only a radius that was the bound has earned to grow.
             earned = step.hits_boundary and bound >= radius * (1 - NEAR)
             radius = next_radius(radius if verdict.accepted else bound, verdict, earned, self._trust_region, smallest, ball)
+        out.copy_(local)
         if self._config.carry:
             self._radii[start.index] = radius
         if verdict.converged:  # the radius may be too small to see a decrease: do not stay there

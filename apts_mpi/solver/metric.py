@@ -45,6 +45,11 @@ class Metric:
         self._noise = product_noise(like.dtype)
         self.cut = cut
 
+    @property
+    def rows(self) -> int:
+        """Of Q that ``apply`` reads. On a GPU all, those beyond the rank undamped, so that what was recorded serves for any rank but 0."""
+        return len(self._basis) if self._basis.is_cuda and self.rank else self.rank
+
     def observe(self, step: Tensor, grad: Tensor, grad_new: Tensor) -> None:
         """Take the pair (s, y = grad_new - grad), unless one of its products is not finite; one transfer."""
         rows, spare = self.pairs.rows, self.pairs.spare_rows
@@ -64,8 +69,8 @@ class Metric:
         """P ``vector``, which belongs to the metric until the next call, or where P = I itself; two passes over Q, no transfer."""
         if self.rank == 0:
             return vector
-        basis = self._basis[: self.rank]
-        return torch.addmv(vector, basis.T, torch.mv(basis, vector).mul_(self._damping[: self.rank]), out=self._out)
+        basis = self._basis[: self.rows]
+        return torch.addmv(vector, basis.T, torch.mv(basis, vector).mul_(self._damping[: self.rows]), out=self._out)
 
     def state(self) -> dict[str, Tensor]:
         """The pairs, live."""
@@ -94,6 +99,7 @@ class Metric:
         weights[:, s], weights[:, s + 1] = -gamma * found.basis.T, found.basis.T
         torch.mm(to_device(weights, rows), rows, out=self._basis[:rank])
         share = np.divide(gamma, np.abs(found.eigenvalues), out=np.ones(rank), where=np.abs(found.eigenvalues) > gamma)
+        self._damping[rank:] = 0
         self._damping[:rank].copy_(to_device(np.maximum(np.sqrt(share), FLOOR) - 1, rows))
         self.rank = rank
 

@@ -106,8 +106,8 @@ class Sweep:
         """Everything that a walk reads, by its place in memory; its steps follow from the cut of the samples."""
         place = start.subdomain.place()
         vectors = (start.theta, start.chunks, out)
-        rank = start.metric.rank if start.metric is not None else 0
-        return None if place is None else (place, rank, *(vector.data_ptr() for vector in vectors))
+        rows = start.metric.rows if start.metric is not None else 0
+        return None if place is None else (place, rows, *(vector.data_ptr() for vector in vectors))
 
     def state(self, index: int) -> dict[str, Tensor]:
         """Nothing: the momentum starts anew in every solve."""

@@ -14,7 +14,7 @@ BLOCK = 65536  # partial sums of a block in the vectors' dtype, of the blocks in
 
 
 def dot64(a: Tensor, b: Tensor) -> Tensor:
-    """a'b as a float64 scalar on the device; a, b of shape (n,). On a GPU of products rounded to the vectors' dtype, by two launches."""
+    """a'b as a float64 scalar on the device; a, b of shape (n,). On a GPU of products rounded to the vectors' dtype, by three launches."""
     if a.is_cuda:
         return (a * b).sum(dtype=torch.float64)
     parts = [torch.dot(x, y) for x, y in zip(a.split(BLOCK), b.split(BLOCK), strict=True)]  # type: ignore[no-untyped-call]

@@ -40,8 +40,8 @@ class Played:
         return replay
 
 
-def run(record: Callable[[Work], Work] | None, batch: int, name: str = "default"):
-    fast, orders = solver(settings(name), 2, batch=batch)
+def run(record: Callable[[Work], Work] | None, batch: int, name: str = "default", samples: int = 60):
+    fast, orders = solver(settings(name), 2, batch=batch, samples=samples)
     if isinstance(fast._local, Sweep):
         fast._local._recordings = Recordings(record)
     fast._objective._evaluator.recordings = Recordings(record)  # type: ignore[attr-defined]
@@ -51,13 +51,13 @@ def run(record: Callable[[Work], Work] | None, batch: int, name: str = "default"
 
 
 @pytest.mark.parametrize("name", ["default", "lsr1"])
-@pytest.mark.parametrize("batch", [0, 20])
-def test_same_bits_and_counts(batch: int, name: str) -> None:
+@pytest.mark.parametrize(("samples", "batch"), [(60, 0), (60, 20), (51, 20), (55, 20)])  # at the end minibatches of other sizes
+def test_same_bits_and_counts(samples: int, batch: int, name: str) -> None:
     record = Played()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        theta, counts = run(record, batch, name)
-    plain, wanted = run(None, batch, name)
+        theta, counts = run(record, batch, name, samples)
+    plain, wanted = run(None, batch, name, samples)
     assert record.recorded >= 2 and record.replayed > record.recorded, "nothing was replayed but to be checked"
     assert torch.equal(theta, plain) and counts == wanted
 
@@ -77,11 +77,54 @@ def test_a_recording_that_gives_another_step_is_told_and_left() -> None:
     fast, _ = solver(settings("default"), 2)
     record = Played(lambda: fast._steps[0].mul_(1.1))
     fast._local._recordings = Recordings(record)
-    with pytest.warns(UserWarning, match="the replayed step is .* away from the right one"):
+    with pytest.warns(UserWarning, match="what was replayed is .* away from what is right"):
         for _ in range(OUTER):
             fast.step()
     plain, wanted = run(None, 0)
     assert record.recorded == 1 and torch.equal(fast.theta, plain)
+
+
+@pytest.mark.parametrize("spoilt", ["_value", "chunks"])
+def test_an_evaluation_that_is_replayed_wrongly_leaves_nothing_behind(spoilt: str) -> None:
+    fast, _ = solver(settings("default"), 2)
+
+    def spoil() -> None:
+        if spoilt == "_value":
+            fast._objective.subdomains[0]._value.mul_(1.1)  # type: ignore[attr-defined]
+        else:
+            fast._loss.there.chunks[0][1].mul_(1.1)
+
+    fast._objective._evaluator.recordings = Recordings(Played(spoil))  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="what was replayed is .* away from what is right"):
+        steps = [fast.step() for _ in range(OUTER)]
+    twin, _ = solver(settings("default"), 2)
+    assert [step.loss for step in steps] == [twin.step().loss for _ in range(OUTER)] and torch.equal(fast.theta, twin.theta)
+
+
+def test_samples_that_came_to_lie_where_others_were_are_not_taken_for_them() -> None:
+    fast, _ = solver(settings("default"), 2)
+    fast._objective._evaluator.recordings = Recordings(Played())  # type: ignore[attr-defined]
+    fast.step()
+    first, second = fast._objective.subdomains
+    for _ in range(3):
+        values = [float(subdomain.owned(fast.theta, None)) for subdomain in (first, second)]
+    first._share, second._share = second._share, first._share  # type: ignore[attr-defined]
+    assert [float(subdomain.owned(fast.theta, None)) for subdomain in (first, second)] == values[::-1] != values
+
+
+def test_the_first_of_several_errors_is_told() -> None:
+    def fails(work: Work) -> Work:
+        try:
+            raise RuntimeError("a copy waited")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    result = torch.ones(1)
+    recordings = Recordings(fails)
+    with pytest.warns(UserWarning, match="a copy waited"):
+        for _ in range(3):
+            recordings.run("key", lambda: None, result)
+    assert not recordings.active
 
 
 def test_what_cannot_be_recorded_is_done_each_time() -> None:

@@ -109,6 +109,16 @@ def test_the_device_is_waited_for_at_both_borders_before_the_clock_is_read(clock
     assert (part["other"]["seconds"], part["evaluate"]["seconds"]) == pytest.approx((1, 11))
 
 
+def test_the_device_is_not_waited_for_at_borders_inside_a_region(clock: Clock) -> None:
+    timers = Timers(synchronise=lambda: clock.wait(1), clock=clock)
+    with timers("local solve"):
+        for _ in range(5):
+            with timers("model"):
+                clock.wait(10)
+    part = split(timers.row())["set-up"]
+    assert [part[name]["seconds"] for name in ("other", "local solve", "model")] == pytest.approx([1, 1, 50])
+
+
 def test_unknown_names_are_refused_with_the_known_ones(clock: Clock) -> None:
     timers = Timers(clock=clock)
     with pytest.raises(ValueError, match="unknown timer region 'redcue'.*reduce"):
