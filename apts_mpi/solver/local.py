@@ -125,7 +125,7 @@ class LocalTrustRegion:
     def solve(self, start: LocalStart, out: Tensor) -> LocalResult:
         """The local step s_i into ``out``, (n,)."""
         model, ball = self._model, start.ball
-        point, grad, grad_new = self._point.copy_(start.theta), self._grad, self._grad_new
+        point, trial, grad, grad_new = self._point.copy_(start.theta), self._trial, self._grad, self._grad_new
         local, reach = self._moved.zero_(), self._reach
         first = loss = self._loss.begin(start, grad)
         radius = min(self._radii.get(start.index, self._config.radius_start * ball), ball)
@@ -138,10 +138,10 @@ class LocalTrustRegion:
             with self._timers(timing.MODEL):
                 bound = min(radius, ball - moved)
                 step = model.propose_(grad, bound)
-                torch.add(point, step.vector, out=self._trial)
+                torch.add(point, step.vector, out=trial)
                 torch.add(local, step.vector, out=reach)
             iters += 1
-            value = self._loss.evaluate(self._trial, grad_new)
+            value = self._loss.evaluate(trial, grad_new)
             with self._timers(timing.MODEL):
                 seen = model.observe_(step.vector, grad, grad_new, [value, dot64(reach, reach)])  # the one stop
                 loss_new, square = seen.also
@@ -149,8 +149,7 @@ class LocalTrustRegion:
                 if verdict.accepted:
                     model.accept()
                     loss, grad, grad_new = loss_new, grad_new, grad
-                    local, reach = reach, local
-                    point.copy_(self._trial)
+                    local, reach, point, trial = reach, local, trial, point
                     moved, accepted = math.sqrt(square), accepted + 1
             if verdict.converged or not step.finite:
                 break
