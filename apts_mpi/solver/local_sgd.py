@@ -12,7 +12,7 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.baselines import Baseline, memory, optimizer, remember_
 from apts_mpi.solver.schedule import Schedule
-from apts_mpi.solver.vectors import norm
+from apts_mpi.solver.vectors import norm, to_host
 
 
 class LocalSGD(Baseline):
@@ -65,7 +65,8 @@ class LocalSGD(Baseline):
 
     def _local_steps(self, epoch: int, minibatches: range | list[int]) -> tuple[list[float], list[float]]:
         """Move every point from theta; per subdomain its shares of the mean loss and of the samples. No communication."""
-        values, weights = [0.0] * len(self._points), [0.0] * len(self._points)
+        values: list[Tensor | float] = [0.0] * len(self._points)  # on the device until all steps are made
+        weights = [0.0] * len(self._points)
         with self._timers(timing.LOCAL_SOLVE):
             for point in self._points:
                 point.copy_(self.theta)
@@ -74,8 +75,8 @@ class LocalSGD(Baseline):
                 done = h / len(minibatches) if self._objective.batches == 1 else minibatch / self._objective.batches
                 for i, subdomain in enumerate(self._objective.subdomains):
                     share = subdomain.weight / len(minibatches)
-                    values[i] += share * float(subdomain.local(self._points[i], self._grad))
+                    values[i] += share * subdomain.local(self._points[i], self._grad)
                     weights[i] += share
                     self._optimizers[i].param_groups[0]["lr"] = self._schedule(epoch + done)
                     self._optimizers[i].step()
-        return values, weights
+        return to_host(values), weights
