@@ -106,8 +106,9 @@ class DataSubdomain:
 
         ``key``: every number that the work takes, and where the vectors lie that it reads and writes.
         """
-        recordings, place = self._evaluator.recordings, self.place()
-        if not recordings.active or place is None:
+        recordings = self._evaluator.recordings
+        place = self.place() if recordings.active else None
+        if place is None:
             return work()
 
         def valued() -> None:
