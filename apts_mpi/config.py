@@ -130,6 +130,7 @@ class SolverConfig:
     subdomains: int = _key(0, "N, the number of subdomains; 0: one per rank")
     combine: Literal["mean", "sum"] = _key("mean", "s~ = sum (p_i/p) s_i, or sum s_i as in the paper")
     radius: Literal["own", "shared"] = _key("own", "do ball and global step keep a radius each, or share one")
+    momentum: bool = _key(True, "sweep, mean: keep as much of the last summed step as cancels in the mean of the steps")
     consistent: bool = _key(True, "first-order consistency r_i of eq. (4); off only for study")
     average: int = _key(8, "p: the result is the mean of the iterates theta_j, weighted by about j^p; 0: the last iterate; apts")
 

@@ -14,7 +14,7 @@ BOUND = ("run.seed", "run.deterministic", "run.device")  # but for these
 PARTS = ("solver.", "trust_region.", "local.", "global_step.")  # of APTS
 GLOBAL = ("trust_region.", "global_step.", "local.gamma")  # of them, what the global trust region alone has too
 METRIC = "local.memory"  # which a sweep has in full batch alone
-SWEEP = ("local.chunk", "local.passes", "local.momentum")  # what other local solvers do not have
+SWEEP = ("local.chunk", "local.passes", "local.momentum", "solver.momentum")  # what other local solvers do not have
 BUT_SWEEP = ("local.iters", "local.radius_start", "local.carry")  # what a sweep does not have
 
 
@@ -31,6 +31,8 @@ def knows(config: Config, name: str) -> bool:
         if name.startswith("baseline."):
             return False
         if config.local.solver == "sweep":
+            if name == "solver.momentum":
+                return config.solver.combine == "mean"
             return name not in BUT_SWEEP and (name != METRIC or not config.data.batch)
         return not name.startswith(SWEEP)
     if config.method == "trust-region" and name.startswith(GLOBAL):
@@ -41,7 +43,7 @@ def knows(config: Config, name: str) -> bool:
 def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of a run that may be older than some keys: these have their defaults, or what was done before there was a key."""
     before = {
-        "solver.average": 0, "trust_region.reached": 0.55 if given.get("local.solver") == "sweep" else 0.8,
+        "solver.average": 0, "solver.momentum": False, "trust_region.reached": 0.55 if given.get("local.solver") == "sweep" else 0.8,
         "baseline.average": given.get("solver.average", 0) if given.get("method", "apts") != "apts" else 0,
     }  # fmt: skip
     return {**settings.values(Config()), **before, **given}

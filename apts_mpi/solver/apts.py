@@ -11,14 +11,16 @@ from torch import Tensor
 from apts_mpi import timing
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo, Timers, Wishes, no_wishes
-from apts_mpi.solver.build import build_local, build_metric, build_model
+from apts_mpi.solver.build import build_local, build_metric, build_model, build_momentum
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.first_radius import first_radius
 from apts_mpi.solver.local import LocalStart
-from apts_mpi.solver.model import Step
+from apts_mpi.solver.metric import Metric
+from apts_mpi.solver.model import Model, Step
+from apts_mpi.solver.momentum import Momentum
 from apts_mpi.solver.shared_loss import Point, SharedLoss
 from apts_mpi.solver.trust_region import Verdict, judge, next_radius
-from apts_mpi.solver.vectors import dot64, number, to_host
+from apts_mpi.solver.vectors import number, to_host
 
 
 class LocalCounts(NamedTuple):
@@ -46,6 +48,7 @@ class APTS:
         self._local = build_local(config, theta, timers)
         self._model = build_model(config.global_step.solver, config.global_step.memory, config.local.gamma, theta)
         self._metric = build_metric(config, theta, objective.batches)
+        self._momentum = build_momentum(config, theta)
         self._exchange = Exchange(theta, objective, comm, timers, wishes)
         self._loss = SharedLoss(objective, self._exchange, timers, self._local.chunk_count)
         self._steps = [torch.zeros_like(theta) for _ in objective.subdomains]
@@ -87,10 +90,8 @@ class APTS:
         """All that a later object needs to go on with the same bits; tensors may be live."""
         numbers = {"k": self._k, "radius": self.radius, "global_radius": self.global_radius, "bad_trials": self._bad_trials}
         shared = {name: number(value) for name, value in {**numbers, "known": self._known}.items()}
-        if self._model is not None:
-            shared |= {f"model.{name}": value for name, value in self._model.state().items()}
-        if self._metric is not None:
-            shared |= {f"metric.{name}": value for name, value in self._metric.state().items()}
+        for part, holder in self._holders():
+            shared |= {f"{part}.{name}": value for name, value in holder.state().items()}
         return State(shared, [self._local.state(i) for i in range(len(self._objective.subdomains))])
 
     def restore_(self, state: State) -> None:
@@ -98,13 +99,16 @@ class APTS:
         shared = state.shared
         self._k, self._bad_trials = int(shared["k"]), int(shared["bad_trials"])
         self.radius, self.global_radius = float(shared["radius"]), float(shared["global_radius"])
-        if self._model is not None:
-            self._model.restore_(state.part("model"))
-        if self._metric is not None:
-            self._metric.restore_(state.part("metric"))
+        for part, holder in self._holders():
+            holder.restore_(state.part(part))
         for i, own in enumerate(state.own):
             self._local.restore_(i, own)
         self._known = bool(shared["known"]) and self._objective.batches == 1
+
+    def _holders(self) -> list[tuple[str, Model | Metric | Momentum]]:
+        """The parts that remember something, by their names in a state."""
+        parts = {"model": self._model, "metric": self._metric, "momentum": self._momentum}
+        return [(name, part) for name, part in parts.items() if part is not None]
 
     def recall_(self) -> None:
         """Evaluate f and its gradient at theta again if they are to be known, which belongs to no iteration; every rank calls."""
@@ -139,8 +143,7 @@ class APTS:
             for i, subdomain in enumerate(subdomains):
                 begin = LocalStart(
                     index=i, subdomain=subdomain, theta=self.theta, grad=start.grad, share_value=start.values[i],
-                    share_grad=start.shares[i], chunks=start.chunks[i], ball=ball, radius_min=smallest,
-                    metric=self._metric,
+                    share_grad=start.shares[i], chunks=start.chunks[i], ball=ball, radius_min=smallest, metric=self._metric,
                 )  # fmt: skip
                 results.append(self._local.solve(begin, self._steps[i]))
                 if mean:
@@ -153,7 +156,7 @@ class APTS:
             local_converged=[result.converged for result in results],
         ))  # fmt: skip
         get = self._exchange.get
-        slope, square = to_host([dot64(start.grad, self._step), dot64(self._step, self._step)])
+        slope, square = self._momentum.add_(self._step, start.grad, get("length"), self.radius)
         predicted = get("decrease") if self._local.predicts else -0.5 * slope
         counts = LocalCounts(*(round(get(name)) for name in ("local_iters", "local_accepted", "local_converged")))
         return counts, get("length"), predicted, math.sqrt(square) if math.isfinite(square) else math.nan
@@ -174,6 +177,7 @@ class APTS:
             if self._metric is not None and after.finite:
                 with self._timers(timing.MODEL):
                     self._metric.observe(self._step, before.grad, after.grad)
+        self._momentum.keep(self._step, verdict.accepted)
         shared = self._config.solver.radius == "shared"
         reached = shared or length >= self._config.trust_region.reached * self.radius
         self.radius = self._next_radius(self.radius, verdict, reached)

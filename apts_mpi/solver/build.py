@@ -14,6 +14,7 @@ from apts_mpi.solver.local import LocalSolver, LocalTrustRegion
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.model import FirstOrder, Model
+from apts_mpi.solver.momentum import Momentum
 from apts_mpi.solver.sweep import Sweep
 
 
@@ -89,6 +90,12 @@ def build_metric(config: Config, like: Tensor, batches: int) -> Metric | None:
     if config.local.solver != "sweep" or not config.local.memory or batches > 1:
         return None
     return Metric(config.local.memory, like)
+
+
+def build_momentum(config: Config, like: Tensor) -> Momentum:
+    """The momentum of the summed steps, where they are a mean whose predicted decrease follows from its slope; else without any."""
+    asked = config.solver.momentum and config.solver.combine == "mean" and config.local.solver == "sweep"
+    return Momentum(like, asked)
 
 
 def build_model(name: str, memory: int, gamma: float, like: Tensor) -> Model | None:

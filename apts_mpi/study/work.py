@@ -141,7 +141,8 @@ class _Counting:
                 self.local_steps(share, self.config.local.iters if local_iters is None else local_iters)
         self.passes(mul=len(self.shares) * (self.config.solver.combine == "mean"))
         self.pack()  # C
-        self.passes(copy=1, dot=self.sweep, add=1)
+        remembers = self.sweep and self.config.solver.momentum and self.config.solver.combine == "mean"
+        self.passes(copy=1 + remembers, dot=self.sweep + 2 * remembers, add=1 + remembers)
         self.evaluate(kind != "none" or not self.fresh)  # D
         memory = self.config.local.memory
         if self.sweep and not self.fresh and memory:  # a pair for the metric: its products, then Q

@@ -35,7 +35,22 @@ class Race:
     epochs: dict[int, int]  # by batch
     rates: tuple[float, ...] = RATES
     subdomains: tuple[int, ...] = (2, 16)  # of ours
+    larger: int = 0  # minibatch of one more row of ours, with the most subdomains, which is not judged; 0: none
     around: tuple[int, int] | None = (1, 3)  # rates below and above the best of the last iterate that the mean's search tries; None: all
+
+    @property
+    def judged(self) -> list[Case]:
+        """Ours, with the minibatches that the problem names."""
+        return [ours(self.problem, N, self.until) for N in self.subdomains]
+
+    @property
+    def beside(self) -> list[Case]:
+        """Ours read at the last iterate, and in larger minibatches."""
+        found = [ours_last(self.problem, N, self.until) for N in self.subdomains]
+        if self.larger:
+            words = f"--data.batch {self.larger}"
+            found.append(ours(self.problem, max(self.subdomains), self.until, words, f"batch-{self.larger}"))
+        return found
 
     @property
     def families(self) -> list[tuple[int, bool]]:
@@ -68,8 +83,8 @@ class Race:
 
 
 RACES = (
-    Race("mnist-10k", Limits(iterations=60), {1000: 8, 5000: 15, 10000: 30}),
-    Race("cifar10-10k", Limits(iterations=50), {1000: 10, 5000: 25, 10000: 40}),
+    Race("mnist-10k", Limits(iterations=60), {1000: 8, 5000: 15, 10000: 30}, larger=20_000),
+    Race("cifar10-10k", Limits(iterations=50), {1000: 10, 5000: 25, 10000: 40}, larger=20_000),
 )
 
 
@@ -81,7 +96,7 @@ def searches(store: Store, races: tuple[Race, ...] = RACES) -> list[Case]:
 def finals(store: Store, races: tuple[Race, ...] = RACES) -> list[Case]:
     """The later stages: the best rates and ours, all seeds."""
     best = [found[0] for race in races for batch, mean in race.families if (found := race.final(batch, store, mean)) is not None]
-    return best + [make(race.problem, N, race.until) for race in races for make in (ours, ours_last) for N in race.subdomains]
+    return best + [case for race in races for case in (*race.judged, *race.beside)]
 
 
 def misses(case: Case, store: Store) -> bool:
@@ -106,7 +121,7 @@ def row(case: Case, store: Store, found: Found | None = None, label: str = "") -
 
 
 def rows(race: Race, store: Store, seeds: int, whole: bool = False) -> list[Row]:
-    """Adam's lines, then ours with their quotients and whether they are small enough; ours read at the last iterate is not judged.
+    """Adam's lines, then ours with their quotients and whether they are small enough; what is beside them is not judged.
 
     ``whole``: lines of ours that are judged are there without runs, too, since a bar that has not been tried is not met.
     """
@@ -122,13 +137,13 @@ def rows(race: Race, store: Store, seeds: int, whole: bool = False) -> list[Row]
     complete &= all(one["runs"] >= seeds and not one["missed"] and not one["mixed"] for one in lines)
     least = _least(one["reductions"] for one in lines)
     base = _least(one["passes"] for (batch, _), one in theirs.items() if batch == COMPARED)
-    for make in (ours, ours_last):
-        for mine in (row(make(race.problem, N, race.until), store) for N in race.subdomains):
-            mine |= {"reductions_ratio": mine["reductions"] / least, "passes_ratio": mine["passes"] / base}
-            if make is ours:
-                known = complete and mine["runs"] >= seeds and not mine["mixed"]
-                mine["met"] = (mine["reductions_ratio"] <= REDUCTIONS and mine["passes_ratio"] <= 1) if known else None
-            lines += [mine] if mine["runs"] or (whole and make is ours) else []
+    for case in (*race.judged, *race.beside):
+        mine, judged = row(case, store), case in race.judged
+        mine |= {"reductions_ratio": mine["reductions"] / least, "passes_ratio": mine["passes"] / base}
+        if judged:
+            known = complete and mine["runs"] >= seeds and not mine["mixed"]
+            mine["met"] = (mine["reductions_ratio"] <= REDUCTIONS and mine["passes_ratio"] <= 1) if known else None
+        lines += [mine] if mine["runs"] or (whole and judged) else []
     return lines
 
 

@@ -58,6 +58,7 @@ class DenseAPTS:
         self.net, self.theta, self.c = network, theta.copy(), config
         self.radius = self.global_radius = radius_init
         self.memory = DenseLSR1(network.n, config.global_step.memory, config.local.gamma)
+        self.last = np.zeros_like(theta)  # summed step, zero after a refused one
         self.pairs: list[tuple[Array, Array]] = []  # of the sweep's metric
         self.local_radii: dict[int, float] = {}
         self.rhos: list[float] = []
@@ -81,6 +82,9 @@ class DenseAPTS:
             s, decrease = self._local(i, owned, borrowed, grad, ball, min(smallest, ball))
             step, predicted = step + weight * s, predicted + weight * decrease
             length += weight * np.linalg.norm(s)
+        if self.c.local.solver == "sweep" and mean and self.c.solver.momentum and length:
+            both = step + (1 - np.linalg.norm(step) / length) * self.last
+            step = both * min(1, self.radius / np.linalg.norm(both)) if grad @ both < 0 else step
         assert np.linalg.norm(step) <= self.radius * (1 + 1e-6)
         if self.c.local.solver == "sweep":
             predicted = -0.5 * grad @ step
@@ -91,6 +95,7 @@ class DenseAPTS:
             self.pairs = [*self.pairs, (step, new_grad - grad)][-self.c.local.memory :]
         self.radius = self._next(self.radius, accepted, rho, shared or length >= rule.reached * self.radius)
         self.rhos.append(rho)
+        self.last = step if accepted else np.zeros_like(step)
         if accepted:
             self.theta = self.theta + step
         if shared:

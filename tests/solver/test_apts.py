@@ -28,6 +28,8 @@ CASES = {
     "paper": {},
     "default": {},
     "default, no metric": {"local": {"memory": 0}},
+    "default, no momentum": {"solver": {"momentum": False}},
+    "default, sum": {"solver": {"combine": "sum"}},
     "default, one pair": {"local": {"memory": 1}},
     "shared": {"solver": {"radius": "shared"}},
     "sum own": {"solver": {"combine": "sum"}},

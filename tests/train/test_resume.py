@@ -255,6 +255,7 @@ def test_a_key_that_a_method_does_not_have_may_change(tmp_path: Path, method: st
 def test_keys_younger_than_a_run_have_what_was_done_before_them(given: dict[str, Any], reached: float, average: int) -> None:
     found = completed(given)
     assert (found["trust_region.reached"], found["baseline.average"]) == (reached, average)
+    assert not found["solver.momentum"]
     assert found["solver.average"] == given.get("solver.average", 0) and found["stop.epochs"] == 10
 
 

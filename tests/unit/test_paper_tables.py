@@ -281,7 +281,7 @@ def test_what_a_method_does_not_know_makes_no_other_run_of_it(method: Method) ->
     assert "solver.subdomains" in known and {"data.batch", "model.name", "run.seed", "method"} <= known and "preset" not in known
     assert ("baseline.average" in known) == (method != "apts")
     if method == "apts":
-        sweep = {"local.chunk", "local.chunks_min", "local.chunks_max", "local.passes", "local.momentum"}
+        sweep = {"local.chunk", "local.chunks_min", "local.chunks_max", "local.passes", "local.momentum", "solver.momentum"}
         assert parts - known == {"local.iters", "local.radius_start", "local.carry"}
         assert parts - set(identity.asked(["--preset", "paper"])) == sweep
     elif method == "trust-region":
