@@ -14,13 +14,14 @@ from apts_mpi.spread import copied, spread
 
 
 def fingerprint(theta: Tensor, state: State) -> str:
-    """SHA-256 of theta's bytes, of the mean's, if the run has one, and of the numbers (0-d entries) that the method shares.
+    """SHA-256 of the bytes of theta and of what becomes theta, and of the numbers (0-d entries) that the method shares.
 
     One copy of each vector to the host on a GPU.
     """
     digest = sha256(theta.detach().cpu().numpy().data)
-    if "mean" in state.shared:  # what a run has to show for itself
-        digest.update(state.shared["mean"].detach().cpu().numpy().data)
+    for name in ("mean", "momentum.last"):  # what a run has to show for itself; what goes into the next step
+        if name in state.shared:
+            digest.update(state.shared[name].detach().cpu().numpy().data)
     for name, value in sorted(state.shared.items()):
         if value.dim() == 0:
             digest.update(f"{name}={float(value).hex()}".encode())

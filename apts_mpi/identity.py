@@ -40,10 +40,15 @@ def knows(config: Config, name: str) -> bool:
     return name == "solver.subdomains" or not name.startswith(PARTS)
 
 
-def completed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a run that may be older than some keys: these have their defaults, or what was done before there was a key."""
-    before = {
+def before(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was done before there was a key, for the keys that the settings ``given`` of a run do not have."""
+    found = {
         "solver.average": 0, "solver.momentum": False, "trust_region.reached": 0.55 if given.get("local.solver") == "sweep" else 0.8,
         "baseline.average": given.get("solver.average", 0) if given.get("method", "apts") != "apts" else 0,
     }  # fmt: skip
-    return {**settings.values(Config()), **before, **given}
+    return {name: value for name, value in found.items() if name not in given}
+
+
+def completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a run that may be older than some keys: these have what was done before them, or their defaults."""
+    return {**settings.values(Config()), **before(given), **given}

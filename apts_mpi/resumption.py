@@ -16,7 +16,7 @@ from apts_mpi import rundir, settings
 from apts_mpi.assembly import Problem
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, State, Status, StepInfo
-from apts_mpi.identity import binds, completed
+from apts_mpi.identity import binds, completed, knows
 from apts_mpi.outcome import Progress
 from apts_mpi.parallel.handshake import SetupError, together
 from apts_mpi.partition import block
@@ -122,7 +122,7 @@ def _compare(config: Config, checkpoint: Checkpoint, folder: Path) -> list[str]:
         fixed = any(name == "method" or name.startswith("model.") for name in lines if binds(name, config))
         told = "set them back" if fixed else "set them back, or --run.allow_changes true: another trajectory than that of an unbroken run"
         raise ValueError(f"the run in {folder} has other settings:\n{listed}\n{told}; {AFRESH}")
-    return [f"changed: {line}" for line in lines.values()]
+    return [f"changed: {line}" for name, line in lines.items() if name not in now or knows(config, name)]
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from apts_mpi import settings
 from apts_mpi.config import Config
-from apts_mpi.identity import knows
+from apts_mpi.identity import before, knows
 
 AVERAGES = ("solver.average", "baseline.average")  # of apts, and of the other methods
 CODE = ("model.name", "model.loss")  # package.module:attribute in them is imported, and so run
@@ -39,6 +39,7 @@ def unread(found: settings.Settings) -> list[str]:
     """What was typed, or set in the environment, and changes nothing in a run of this method, in words."""
     config = found.config
     by = config.method + (f" with local.solver {config.local.solver}" if config.method == "apts" else "")
+    by += " and solver.combine sum" if config.method == "apts" and config.solver.combine == "sum" else ""
     typed = {name: source for name, source in found.sources.items() if source.startswith(("command line", "environment"))}
     return [f"{name} ({source}) is not read by {by}" for name, source in typed.items() if not knows(config, name)]
 
@@ -56,4 +57,6 @@ def _of_run(folder: str, options: Sequence[str]) -> settings.Layer:
     path = os.path.join(folder, "config.toml")
     if not os.path.isfile(path):
         raise settings.SettingsError(f"--resume: {folder} is no run directory, config.toml is missing")
-    return settings.from_file(path)
+    layer = settings.from_file(path)
+    older = before({name: value for name, (value, _) in layer.items()})
+    return layer | {name: (value, f"{path}, which is older than this key") for name, value in older.items()}

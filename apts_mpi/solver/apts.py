@@ -48,7 +48,7 @@ class APTS:
         self._local = build_local(config, theta, timers)
         self._model = build_model(config.global_step.solver, config.global_step.memory, config.local.gamma, theta)
         self._metric = build_metric(config, theta, objective.batches)
-        self._momentum = build_momentum(config, theta)
+        self._momentum = build_momentum(config, theta, subdomains)
         self._exchange = Exchange(theta, objective, comm, timers, wishes)
         self._loss = SharedLoss(objective, self._exchange, timers, self._local.chunk_count)
         self._steps = [torch.zeros_like(theta) for _ in objective.subdomains]
@@ -156,7 +156,8 @@ class APTS:
             local_converged=[result.converged for result in results],
         ))  # fmt: skip
         get = self._exchange.get
-        slope, square = self._momentum.add_(self._step, start.grad, get("length"), self.radius)
+        with self._timers(timing.MODEL):
+            slope, square = self._momentum.add_(self._step, start.grad, get("length"), self.radius)
         predicted = get("decrease") if self._local.predicts else -0.5 * slope
         counts = LocalCounts(*(round(get(name)) for name in ("local_iters", "local_accepted", "local_converged")))
         return counts, get("length"), predicted, math.sqrt(square) if math.isfinite(square) else math.nan
@@ -169,15 +170,15 @@ class APTS:
             torch.add(self.theta, self._step, out=self._trial)
             before = self._loss.here
             straight = 0.5 * math.sqrt(before.grad_square) * self.radius  # what paths of full length predict that do not turn back
-            verdict = self._judge_trial(
+            verdict, after = self._judge_trial(
                 predicted, gradient=self._model is not None or self._objective.batches == 1,
                 promise=straight if self._local.full_length else 0.0,
             )  # fmt: skip
-            after = self._loss.here if verdict.accepted else self._loss.there
             if self._metric is not None and after.finite:
                 with self._timers(timing.MODEL):
                     self._metric.observe(self._step, before.grad, after.grad)
-        self._momentum.keep(self._step, verdict.accepted)
+        with self._timers(timing.MODEL):
+            self._momentum.keep(self._step, verdict.accepted)
         shared = self._config.solver.radius == "shared"
         reached = shared or length >= self._config.trust_region.reached * self.radius
         self.radius = self._next_radius(self.radius, verdict, reached)
@@ -197,8 +198,7 @@ class APTS:
             torch.add(self.theta, step.vector, out=self._trial)
         wants_gradient = self._config.global_step.solver == "lsr1" or self._objective.batches == 1
         before = self._loss.here
-        verdict = self._judge_trial(step.predicted, wants_gradient)
-        after = self._loss.here if verdict.accepted else self._loss.there
+        verdict, after = self._judge_trial(step.predicted, wants_gradient)
         if wants_gradient and after.finite:
             with self._timers(timing.MODEL):
                 self._model.observe_(step.vector, before.grad, after.grad)
@@ -207,15 +207,15 @@ class APTS:
             self.radius = self.global_radius
         return verdict, radius
 
-    def _judge_trial(self, predicted: float, gradient: bool, promise: float = 0.0) -> Verdict:
-        """Evaluate the trial point and, if it is accepted, make it the current one; else theta stays, bit for bit."""
+    def _judge_trial(self, predicted: float, gradient: bool, promise: float = 0.0) -> tuple[Verdict, Point]:
+        """Evaluate the trial point and, if it is accepted, make it the current one; else theta stays, bit for bit. And what was found."""
         here, there = self._loss.here, self._loss.evaluate(self._trial, gradient)
         verdict = judge(here.loss - there.loss, predicted, here.loss, there.finite, self._config.trust_region, self._eps, promise)
         with self._timers(timing.ACCEPT):
             if verdict.accepted:
                 self.theta.copy_(self._trial)
                 self._loss.move()
-        return verdict
+        return verdict, there
 
     def _next_radius(self, radius: float, verdict: Verdict, hits_boundary: bool) -> float:
         rule = self._config.trust_region

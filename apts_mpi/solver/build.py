@@ -92,10 +92,10 @@ def build_metric(config: Config, like: Tensor, batches: int) -> Metric | None:
     return Metric(config.local.memory, like)
 
 
-def build_momentum(config: Config, like: Tensor) -> Momentum:
-    """The momentum of the summed steps, where they are a mean whose predicted decrease follows from its slope; else without any."""
+def build_momentum(config: Config, like: Tensor, subdomains: int) -> Momentum:
+    """The momentum of the summed steps, where they are a mean of several whose predicted decrease follows from its slope; else of none."""
     asked = config.solver.momentum and config.solver.combine == "mean" and config.local.solver == "sweep"
-    return Momentum(like, asked)
+    return Momentum(like, asked and subdomains > 1)
 
 
 def build_model(name: str, memory: int, gamma: float, like: Tensor) -> Model | None:

@@ -10,20 +10,23 @@ from apts_mpi.solver.vectors import dot64, number, to_host
 
 
 class Momentum:
-    """The last summed step s_{k-1}, (n,), and the share of it that goes into the next one.
+    """The last summed step s~_{k-1}, (n,), and the share mu of it that goes into the next one.
 
-    s~ = s + mu s_{k-1},  mu = 1 - ||s|| / sum_i w_i ||s_i||,  s = sum_i w_i s_i, shortened to Delta as (5) asks. Steps that agree have
-    mu = 0, as one subdomain always has; the more subdomains and the fewer samples in each, the more cancels. ``like`` gives n, dtype and
-    device. Every rank calls alike and nothing is sent. Not ``asked``: mu = 0 always. After Polyak's heavy ball, here between
-    communications as in slow momentum (Wang et al. 2020), but with a weight that it finds by itself.
+    s~ = s + mu s~_{k-1},  mu = 1 - ||s|| / sum_i w_i ||s_i||,  s = sum_i w_i s_i, shortened to Delta as (5) asks. Steps that agree have
+    mu = 0; the more subdomains and the fewer samples in each, the more cancels. ``like`` gives n, dtype and device. Every rank calls
+    alike and nothing is sent. Not ``asked``: s~ = s. After Polyak's heavy ball, here between communications as in slow momentum
+    (Wang et al. 2020), but with a weight that it finds by itself.
     """
 
     def __init__(self, like: Tensor, asked: bool) -> None:
         self._last = like.new_zeros(like.shape) if asked else None
-        self._square = self._next = 0.0  # ||s_{k-1}||^2; the same of s~
+        self._square = self._next = 0.0  # ||s~_{k-1}||^2; that of s~
 
     def add_(self, step: Tensor, grad: Tensor, length: float, radius: float) -> tuple[float, float]:
-        """Turn s in ``step`` into s~; <g, s~> and ||s~||^2. ``length``: sum_i w_i ||s_i||. Where s~ would lead uphill it is s."""
+        """Turn s in ``step`` into s~; <g, s~> and ||s~||^2. ``length``: sum_i w_i ||s_i||.
+
+        s~ stays s where it would fall less than half as steeply along g: the last step leads elsewhere.
+        """
         slope, self._next = self._add_(step, grad, length, radius)
         return slope, self._next
 
@@ -33,13 +36,15 @@ class Momentum:
         slope, square, *others = to_host([dot64(a, b) for a, b in pairs])
         if last is None or not 0 <= square < length * length:
             return slope, square
-        share = 1 - math.sqrt(square) / length
-        both, whole = slope + share * others[0], square + share * (2 * others[1] + share * self._square)
-        if not both < 0 < whole < math.inf:
+        mu = 1 - math.sqrt(square) / length
+        new_slope, new_square = slope + mu * others[0], square + mu * (2 * others[1] + mu * self._square)
+        if not (new_slope <= slope / 2 < 0 < new_square < math.inf):
             return slope, square
-        scale = min(1.0, radius / math.sqrt(whole))
-        step.mul_(scale).add_(last, alpha=scale * share)
-        return scale * both, scale * scale * whole
+        scale = min(1.0, radius / math.sqrt(new_square))
+        if scale < 1:
+            step.mul_(scale)
+        step.add_(last, alpha=scale * mu)
+        return scale * new_slope, scale * scale * new_square
 
     def keep(self, step: Tensor, accepted: bool) -> None:
         """Remember the s~ of ``add_``; nothing, if it was refused."""

@@ -84,7 +84,7 @@ class DenseAPTS:
             length += weight * np.linalg.norm(s)
         if self.c.local.solver == "sweep" and mean and self.c.solver.momentum and length:
             both = step + (1 - np.linalg.norm(step) / length) * self.last
-            step = both * min(1, self.radius / np.linalg.norm(both)) if grad @ both < 0 else step
+            step = both * min(1, self.radius / np.linalg.norm(both)) if grad @ both <= grad @ step / 2 < 0 else step
         assert np.linalg.norm(step) <= self.radius * (1 + 1e-6)
         if self.c.local.solver == "sweep":
             predicted = -0.5 * grad @ step

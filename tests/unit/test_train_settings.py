@@ -8,7 +8,7 @@ import pytest
 
 from apts_mpi.presets import preset
 from apts_mpi.settings import SettingsError
-from apts_mpi.train_settings import read_settings, typed_code
+from apts_mpi.train_settings import read_settings, typed_code, unread
 
 NAMES = {"model.name": "evil:factory", "model.loss": "evil:loss"}
 
@@ -55,6 +55,24 @@ def test_a_mean_that_the_method_does_not_read_is_refused(method: str, wrong: str
 def test_a_study_types_what_its_methods_name() -> None:
     assert typed_code(preset("default")) == []
     assert typed_code(preset("default", model={"name": "mine:net"})) == ["--model.name", "mine:net"]
+
+
+def test_a_run_that_is_older_than_a_key_goes_on_with_what_was_done_before_it(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[local]\nsolver = "sweep"\n')
+    found = read_settings(None, [], str(tmp_path))
+    assert (found.config.solver.momentum, found.config.solver.average, found.config.trust_region.reached) == (False, 0, 0.55)
+    assert found.sources["solver.momentum"].endswith("config.toml, which is older than this key")
+    assert read_settings(None, [("solver.momentum", "true")], str(tmp_path)).config.solver.momentum
+    (tmp_path / "config.toml").write_text('[local]\nsolver = "sweep"\n[solver]\nmomentum = true\n')
+    assert read_settings(None, [], str(tmp_path)).config.solver.momentum
+
+
+def test_what_is_typed_and_not_read_is_told_with_the_reason() -> None:
+    typed = "solver.momentum (command line --solver.momentum) is not read by apts with local.solver"
+    for options, told in (
+        ([("solver.combine", "sum")], [f"{typed} sweep and solver.combine sum"]), ([("preset", "lsr1")], [f"{typed} lsr1"]), ([], []),
+    ):  # fmt: skip
+        assert unread(read_settings(None, [*options, ("solver.momentum", "true")])) == told
 
 
 def test_a_folder_that_is_no_run() -> None:
