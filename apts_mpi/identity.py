@@ -14,7 +14,8 @@ BOUND = ("run.seed", "run.deterministic", "run.device")  # but for these
 PARTS = ("solver.", "trust_region.", "local.", "global_step.")  # of APTS
 GLOBAL = ("trust_region.", "global_step.", "local.gamma")  # of them, what the global trust region alone has too
 METRIC = "local.memory"  # which a sweep has in full batch alone
-SWEEP = ("local.chunk", "local.passes", "local.momentum", "solver.momentum")  # what other local solvers do not have
+MOMENTUM = "solver.momentum"  # which a sweep has with the mean of the steps alone
+SWEEP = ("local.chunk", "local.passes", "local.momentum", MOMENTUM)  # what other local solvers do not have
 BUT_SWEEP = ("local.iters", "local.radius_start", "local.carry")  # what a sweep does not have
 
 
@@ -31,13 +32,17 @@ def knows(config: Config, name: str) -> bool:
         if name.startswith("baseline."):
             return False
         if config.local.solver == "sweep":
-            if name == "solver.momentum":
-                return config.solver.combine == "mean"
-            return name not in BUT_SWEEP and (name != METRIC or not config.data.batch)
+            where = {METRIC: not config.data.batch, MOMENTUM: config.solver.combine == "mean"}
+            return name not in BUT_SWEEP and where.get(name, True)
         return not name.startswith(SWEEP)
     if config.method == "trust-region" and name.startswith(GLOBAL):
         return name != "trust_region.reached"  # of the ball
     return name == "solver.subdomains" or not name.startswith(PARTS)
+
+
+def has_momentum(config: Config, subdomains: int) -> bool:
+    """Whether the summed steps of ``subdomains`` in all keep some of the last one."""
+    return config.solver.momentum and knows(config, MOMENTUM) and subdomains > 1
 
 
 def before(given: Mapping[str, Any]) -> dict[str, Any]:

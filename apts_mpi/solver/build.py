@@ -9,6 +9,7 @@ from torch import Tensor, device
 
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, StepInfo, Timers, Wishes, no_wishes
+from apts_mpi.identity import has_momentum
 from apts_mpi.recording import recordings
 from apts_mpi.solver.local import LocalSolver, LocalTrustRegion
 from apts_mpi.solver.lsr1 import LSR1
@@ -93,9 +94,8 @@ def build_metric(config: Config, like: Tensor, batches: int) -> Metric | None:
 
 
 def build_momentum(config: Config, like: Tensor, subdomains: int) -> Momentum:
-    """The momentum of the summed steps, where they are a mean of several whose predicted decrease follows from its slope; else of none."""
-    asked = config.solver.momentum and config.solver.combine == "mean" and config.local.solver == "sweep"
-    return Momentum(like, asked and subdomains > 1)
+    """The momentum of the summed steps: with a sweep's, whose predicted decrease follows from the slope, and their mean; else s~ = s."""
+    return Momentum(like, has_momentum(config, subdomains))
 
 
 def build_model(name: str, memory: int, gamma: float, like: Tensor) -> Model | None:

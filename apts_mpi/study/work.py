@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from apts_mpi.config import Config
 from apts_mpi.contracts import CHECKS, LANE, TAIL
+from apts_mpi.identity import has_momentum
 from apts_mpi.partition import block
 from apts_mpi.study.shares import Share, batches, shares
 
@@ -92,7 +93,8 @@ def count(
         minibatches = [shares(config, ranks, samples, k, rank) for k in range(first, min(first + period, number))]
     else:
         minibatches = [shares(config, ranks, samples, 0, rank)] * period
-    work = _Counting(config, n_params, minibatches[0], number > 1, config.safety.checksum and ranks > 1)
+    checked, subdomains = config.safety.checksum and ranks > 1, config.solver.subdomains or ranks
+    work = _Counting(config, n_params, minibatches[0], number > 1, checked, config.method == "apts" and has_momentum(config, subdomains))
     if config.method == "apts":
         work.apts(local_iters)
     elif config.method == "trust-region":
@@ -114,8 +116,8 @@ def chunk_sizes(config: Config, share: Share) -> list[int]:
 class _Counting:
     """Goes through the steps of a method as its solver does."""
 
-    def __init__(self, config: Config, n_params: int, shares: list[Share], fresh: bool, checked: bool) -> None:
-        self.config, self.shares, self.fresh, self.checked = config, shares, fresh, checked
+    def __init__(self, config: Config, n_params: int, shares: list[Share], fresh: bool, checked: bool, momentum: bool) -> None:
+        self.config, self.shares, self.fresh, self.checked, self.momentum = config, shares, fresh, checked, momentum
         self.sweep = config.method == "apts" and config.local.solver == "sweep"
         self.done = Work(subdomains=len(shares), largest=max(share.size for share in shares))
         item = 8 if config.model.dtype == "float64" else 4
@@ -141,8 +143,7 @@ class _Counting:
                 self.local_steps(share, self.config.local.iters if local_iters is None else local_iters)
         self.passes(mul=len(self.shares) * (self.config.solver.combine == "mean"))
         self.pack()  # C
-        remembers = self.sweep and self.config.solver.momentum and self.config.solver.combine == "mean"
-        self.passes(copy=1 + remembers, dot=self.sweep + 2 * remembers, add=1 + remembers)
+        self.passes(copy=1 + self.momentum, dot=self.sweep + 2 * self.momentum, add=1 + self.momentum)
         self.evaluate(kind != "none" or not self.fresh)  # D
         memory = self.config.local.memory
         if self.sweep and not self.fresh and memory:  # a pair for the metric: its products, then Q

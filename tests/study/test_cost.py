@@ -124,14 +124,14 @@ def test_the_metric_of_a_sweep_is_counted_in_full_batch_alone() -> None:
         assert more == ({"combine": wanted, "copy": 1, "sub": 1} if batch == 0 else {})
 
 
-@pytest.mark.parametrize("combine", ["mean", "sum"])
-def test_the_momentum_of_summed_steps_is_counted(combine: str) -> None:
+@pytest.mark.parametrize(("combine", "subdomains"), [("mean", 2), ("sum", 2), ("mean", 1)])
+def test_the_momentum_of_summed_steps_is_counted(combine: str, subdomains: int) -> None:
     with_it, without = (
         count(replace(config, solver=replace(config.solver, momentum=on)), PARAMS, 1, SAMPLES).vectors
-        for on in (True, False) for config in [sized(preset("default", solver={"combine": combine}), 2, 20)]
+        for on in (True, False) for config in [sized(preset("default", solver={"combine": combine}), subdomains, 20)]
     )  # fmt: skip
     more = {name: with_it[name] - without[name] for name in with_it if with_it[name] != without[name]}
-    assert more == ({"dot": 2, "add": 1, "copy": 1} if combine == "mean" else {})
+    assert more == ({"dot": 2, "add": 1, "copy": 1} if (combine, subdomains) == ("mean", 2) else {})
 
 
 def test_messages_have_the_bytes_of_the_layout() -> None:
