@@ -149,6 +149,7 @@ def _watched(
     config = adopt(config, found, comm.size)
     data = together(comm, load)
     problem = together(comm, lambda: assembly.build(data, module(data), loss, config, comm, device, sharing))
+    watchdog.progress = lambda: timers.entered() + problem.flat.forward.passes  # a local solve is one region, and may be long
     # Each rank computes the global step for itself: with other arithmetic it would end elsewhere.
     arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
     if kernels is not None:

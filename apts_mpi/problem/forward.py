@@ -21,10 +21,12 @@ class Forward:
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, config: ModelConfig) -> None:
         self._module, self._dtype, self._config = module, dtype, config
+        self.passes = 0  # so far; another thread may ask whether this one gets on
         self._compiled: Callable[[Tensor], Tensor] | None = torch.compile(module) if config.compile else None
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """``inputs`` (samples, ...) to outputs (samples, ...), on the device of both."""
+        self.passes += 1
         if self._config.channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with self._numbers(inputs.device.type):

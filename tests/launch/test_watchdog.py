@@ -94,6 +94,24 @@ def test_progress_outside_of_calls_is_progress(tmp_path: Path) -> None:
     assert outcome.status == 0 and "watchdog" not in outcome.text, outcome.text
 
 
+@pytest.mark.fault(44)
+def test_a_sweep_longer_than_the_deadline_is_progress(tmp_path: Path) -> None:
+    """It enters no region for two passes over its subdomain; the network that it evaluates tells that it gets on."""
+    body = """
+    import torch
+    from apts_mpi.train import train
+    class Slow(torch.nn.Linear):
+        def forward(self, inputs):
+            time.sleep(0.06)
+            return super().forward(inputs)
+    inputs = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
+    train(Slow(3, 2), inputs, inputs[:, 0].gt(0).long(), stop={"iterations": 1}, run={"device": "cpu"}, safety={"deadline": 1.5})
+    sys.stdout.write("all is well\\n")
+    """
+    outcome = run(tmp_path, body, ranks=2, limit=60)
+    assert outcome.status == 0 and outcome.text.count("all is well") == 2 and "watchdog" not in outcome.text, outcome.text
+
+
 @pytest.mark.fault(38)
 @pytest.mark.parametrize("who", [0, 2])
 def test_a_killed_rank(tmp_path: Path, who: int) -> None:
