@@ -151,7 +151,7 @@ class StopConfig:
     target_accuracy: float = _key(math.inf, "end when the test accuracy is at or above, per cent")
     grad_norm: float = _key(0.0, "end when the gradient norm is at or below")
     wall_time: float = _key(math.inf, "end after so many seconds of the run phase")
-    nonfinite: int = _key(10, "end after so many non-finite trials in a row")
+    nonfinite: int = _key(10, "end after so many iterations in a row with a loss or gradient that is not finite")
 
     def __post_init__(self) -> None:
         limits = ("epochs", "iterations", "passes", "reductions")

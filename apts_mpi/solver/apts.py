@@ -12,6 +12,7 @@ from apts_mpi import timing
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.build import build_local, build_metric, build_model, build_momentum
+from apts_mpi.solver.ending import Ending
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.first_radius import first_radius
 from apts_mpi.solver.local import LocalStart
@@ -55,20 +56,21 @@ class APTS:
         self._step, self._trial = torch.zeros_like(theta), torch.zeros_like(theta)
         self.radius = self.global_radius = config.trust_region.radius_init
         mean_in_own_ball = config.solver.combine == "mean" and config.solver.radius == "own"
-        self._seeks_radius = self._local.full_length and mean_in_own_ball  # of the first outer iteration
+        self._seeks_radius = self._local.full_length and mean_in_own_ball  # of the first iteration that can make a step
         self._eps = torch.finfo(theta.dtype).eps
-        self._k = self._bad_trials = 0
+        self._ending = Ending(config, objective.batches)
+        self._k = 0
         self._known = False  # are f and its gradient known at theta on the present data?
 
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
         """One outer iteration on minibatch ``batch`` of ``epoch``; every rank calls."""
         before = self._exchange.counts()
         start = self._begin(epoch, batch)
-        if start.status(self._config.stop.grad_norm) is not Status.RUNNING:
-            return self._stay(epoch, start, before)
+        if (why := self._ending.at(start)) is not Status.RUNNING:
+            return self._stay(epoch, start, before, self._ending.without_step(why))
         loss, grad_norm = start.loss, math.sqrt(start.grad_square)
-        if self._k == 0 and self._seeks_radius:
-            self.radius = self._first_radius(start)
+        if self._seeks_radius:
+            self.radius, self._seeks_radius = self._first_radius(start), False
         radius = self.radius
         local, length, predicted, step_norm = self._local_steps(start)
         verdict = self._try_sum(local, length, predicted)
@@ -83,13 +85,14 @@ class APTS:
             global_accepted=bool(global_verdict and global_verdict.accepted), global_radius=global_radius,
             local_iters=local.iters, local_accepted=local.accepted, loss_new=self._loss.here.loss,
             gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
-            status=self._after(verdict, global_verdict), raised=self._exchange.heard(),
+            status=self._status(verdict, global_verdict), raised=self._exchange.heard(),
         )  # fmt: skip
 
     def state(self) -> State:
         """All that a later object needs to go on with the same bits; tensors may be live."""
-        numbers = {"k": self._k, "radius": self.radius, "global_radius": self.global_radius, "bad_trials": self._bad_trials}
-        shared = {name: number(value) for name, value in {**numbers, "known": self._known}.items()}
+        numbers = {"k": self._k, "radius": self.radius, "global_radius": self.global_radius, "bad_trials": self._ending.bad}
+        marks = {"known": self._known, "seeks_radius": self._seeks_radius}
+        shared = {name: number(value) for name, value in {**numbers, **marks}.items()}
         for part, holder in self._holders():
             shared |= {f"{part}.{name}": value for name, value in holder.state().items()}
         return State(shared, [self._local.state(i) for i in range(len(self._objective.subdomains))])
@@ -97,7 +100,8 @@ class APTS:
     def restore_(self, state: State) -> None:
         """Go on from ``state`` and the present ``theta``; without ``own`` the subdomains begin anew. ``recall_`` must follow."""
         shared = state.shared
-        self._k, self._bad_trials = int(shared["k"]), int(shared["bad_trials"])
+        self._k, self._ending.bad = int(shared["k"]), int(shared["bad_trials"])
+        self._seeks_radius = self._seeks_radius and bool(shared.get("seeks_radius", not self._k))
         self.radius, self.global_radius = float(shared["radius"]), float(shared["global_radius"])
         for part, holder in self._holders():
             holder.restore_(state.part(part))
@@ -221,22 +225,13 @@ class APTS:
         rule = self._config.trust_region
         return next_radius(radius, verdict, hits_boundary, rule, rule.radius_min, rule.radius_max)
 
-    def _after(self, verdict: Verdict, global_verdict: Verdict | None) -> Status:
+    def _status(self, verdict: Verdict, global_verdict: Verdict | None) -> Status:
         """Can another outer iteration do anything?"""
-        verdicts = [verdict] if global_verdict is None else [verdict, global_verdict]
-        self._bad_trials = self._bad_trials + 1 if any(v.nonfinite for v in verdicts) else 0
-        if self._bad_trials >= self._config.stop.nonfinite:
-            return Status.NONFINITE
-        if self._objective.batches > 1 or any(v.accepted for v in verdicts):
-            return Status.RUNNING
-        if all(v.converged for v in verdicts):
-            return Status.CONVERGED
-        smallest = self._config.trust_region.radius_min
-        radii = [self.radius, self.global_radius][: len(verdicts)]
-        stuck = all(v.converged or radius <= smallest for v, radius in zip(verdicts, radii, strict=True))
-        return Status.RADIUS if stuck else Status.RUNNING
+        if global_verdict is None:
+            return self._ending.after([verdict], [self.radius])
+        return self._ending.after([verdict, global_verdict], [self.radius, self.global_radius])
 
-    def _stay(self, epoch: int, start: Point, before: tuple[int, int, int]) -> StepInfo:
+    def _stay(self, epoch: int, start: Point, before: tuple[int, int, int], status: Status) -> StepInfo:
         """The record of an iteration that made no step."""
         after = self._exchange.counts()
         self._k += 1
@@ -246,5 +241,5 @@ class APTS:
             global_rho=math.nan, global_accepted=False, global_radius=self.global_radius,
             local_iters=0, local_accepted=0, loss_new=start.loss,
             gradient_samples=after[0] - before[0], value_samples=after[1] - before[1], reductions=after[2] - before[2],
-            status=start.status(self._config.stop.grad_norm), raised=self._exchange.heard(),
+            status=status, raised=self._exchange.heard(),
         )  # fmt: skip

@@ -11,6 +11,7 @@ from apts_mpi import timing
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, Status, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.build import build_model
+from apts_mpi.solver.ending import Ending
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.model import Step
 from apts_mpi.solver.shared_loss import SharedLoss
@@ -38,7 +39,8 @@ class GlobalTrustRegion:
         self._trial = torch.zeros_like(theta)
         self.radius = config.trust_region.radius_init
         self._eps = torch.finfo(theta.dtype).eps
-        self._k = self._bad_trials = 0
+        self._ending = Ending(config, objective.batches)
+        self._k = 0
         self._known = False
 
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
@@ -49,12 +51,14 @@ class GlobalTrustRegion:
             self._loss.evaluate(self.theta)
             self._loss.move()
         start, radius = self._loss.here, self.radius
-        loss, grad_norm, status = start.loss, math.sqrt(start.grad_square), start.status(self._config.stop.grad_norm)
+        loss, grad_norm, why = start.loss, math.sqrt(start.grad_square), self._ending.at(start)
         rho, accepted, step_norm = math.nan, False, 0.0
-        if status is Status.RUNNING:
+        if why is Status.RUNNING:
             verdict, step_norm = self._try()
-            rho, accepted, status = verdict.rho, verdict.accepted, self._after(verdict)
+            rho, accepted, status = verdict.rho, verdict.accepted, self._ending.after([verdict], [self.radius])
             self._known = self._objective.batches == 1
+        else:
+            status = self._ending.without_step(why)
         after = self._exchange.counts()
         self._k += 1
         return StepInfo(
@@ -66,14 +70,14 @@ class GlobalTrustRegion:
 
     def state(self) -> State:
         """All that a later object needs to go on with the same bits; tensors may be live."""
-        numbers = {"k": self._k, "radius": self.radius, "bad_trials": self._bad_trials, "known": self._known}
+        numbers = {"k": self._k, "radius": self.radius, "bad_trials": self._ending.bad, "known": self._known}
         model = {f"model.{name}": value for name, value in self._model.state().items()}
         return State({name: number(value) for name, value in numbers.items()} | model)
 
     def restore_(self, state: State) -> None:
         """Go on from ``state`` and the present ``theta``; ``recall_`` must follow."""
         shared = state.shared
-        self._k, self._bad_trials, self.radius = int(shared["k"]), int(shared["bad_trials"]), float(shared["radius"])
+        self._k, self._ending.bad, self.radius = int(shared["k"]), int(shared["bad_trials"]), float(shared["radius"])
         self._model.restore_(state.part("model"))
         self._known = bool(shared["known"]) and self._objective.batches == 1
 
@@ -100,14 +104,3 @@ class GlobalTrustRegion:
                 self._loss.move()
         self.radius = next_radius(self.radius, verdict, step.hits_boundary, rule, rule.radius_min, rule.radius_max)
         return verdict, step.norm
-
-    def _after(self, verdict: Verdict) -> Status:
-        """Can another step do anything?"""
-        self._bad_trials = self._bad_trials + 1 if verdict.nonfinite else 0
-        if self._bad_trials >= self._config.stop.nonfinite:
-            return Status.NONFINITE
-        if self._objective.batches > 1 or verdict.accepted:
-            return Status.RUNNING
-        if verdict.converged:
-            return Status.CONVERGED
-        return Status.RADIUS if self.radius <= self._config.trust_region.radius_min else Status.RUNNING

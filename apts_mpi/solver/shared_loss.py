@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from apts_mpi import timing
-from apts_mpi.contracts import Objective, Status, Subdomain, Timers
+from apts_mpi.contracts import Objective, Subdomain, Timers
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.vectors import dot, to_host
 
@@ -36,14 +36,6 @@ class Point:
     def finite(self) -> bool:
         """No nan or inf in the loss nor, as its norm would show, anywhere in the gradient."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_square)
-
-    def status(self, grad_norm: float) -> Status:
-        """Is there anything to do at this theta, if a gradient of norm ``grad_norm`` or less is small enough?"""
-        if not self.finite:
-            return Status.NONFINITE
-        if self.grad_square == 0:
-            return Status.STATIONARY
-        return Status.GRADIENT if math.sqrt(self.grad_square) <= grad_norm else Status.RUNNING
 
 
 class SharedLoss:
