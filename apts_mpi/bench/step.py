@@ -1,7 +1,8 @@
 """An outer iteration against its floor: its own bare gradient evaluations and sums.
 
-The floor is what the arithmetic and the wire cost without the package: plain torch forward and backward passes over
-as many samples as the iteration evaluated, on the same tensors, and as many in-place MPI_Allreduce calls of n numbers.
+The floor is what the arithmetic and the wire cost without the package: on each rank plain torch forward and backward passes over
+as many samples as that rank has evaluated, on the same tensors, and as many in-place MPI_Allreduce calls of n numbers. Ranks whose
+subdomains take different numbers of local iterations wait for each other on both sides; how uneven they are is told beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi import timing
-from apts_mpi.bench.measure import Plan, clock, compared
+from apts_mpi.bench.measure import Plan, clock, compared, summary
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, StepInfo
 from apts_mpi.parallel.raw import raw_sum
@@ -64,6 +65,7 @@ class Rig:
     """A stepper on random data, and what it is made of."""
 
     stepper: Stepper
+    objective: DataObjective
     timers: timing.Timers
     inputs: Tensor  # this rank's
     targets: Tensor
@@ -74,6 +76,11 @@ class Rig:
     def step(self, k: int) -> StepInfo:
         """Outer iteration k; every rank calls."""
         return self.stepper.step(k // self.per_epoch, k % self.per_epoch)
+
+    @property
+    def work(self) -> int:
+        """Gradients of samples that this rank has evaluated so far; a forward pass alone costs a third."""
+        return self.objective.gradient_samples + self.objective.value_samples // 3
 
 
 def build(comm: Communicator, config: Config, shape: tuple[int, ...], samples: int, batches: int = BATCHES) -> Rig:
@@ -96,7 +103,7 @@ def build(comm: Communicator, config: Config, shape: tuple[int, ...], samples: i
     objective = DataObjective(Evaluator(flat, resolve_loss(config.model.loss), held), orders, mine, batches)
     timers = timing.Timers()
     stepper = build_stepper(config, flat.initial(), objective, instrumented(comm, config, timers), timers, subdomains)
-    return Rig(stepper, timers, inputs, targets, flat.n_params, samples, outer_per_epoch(config, batches))
+    return Rig(stepper, objective, timers, inputs, targets, flat.n_params, samples, outer_per_epoch(config, batches))
 
 
 def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples: int, plan: Plan) -> dict[str, Any]:
@@ -105,28 +112,30 @@ def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples:
     twin = build_model(config.model, shape, CLASSES, config.run.seed).to(getattr(torch, dtype))
     reduce = raw_sum(comm, rig.n_params, np.dtype(dtype))
     bare = Bare(twin, resolve_loss(config.model.loss), rig.inputs[:samples], rig.targets[:samples], reduce)
-    found = _run(comm, rig.step, bare, rig.timers, plan)
+    found = _run(comm, rig, bare, plan)
     table = timing.table(comm.gather(rig.timers.row()))
-    return {**found, "n_params": rig.n_params, "samples_per_rank": samples, "table": timing.render(table)}
+    middle, (low, high) = found["busiest_to_mean"].values()
+    told = [f"work of the busiest rank / mean: {middle:.3f} [{low:.3f}, {high:.3f}]"] if comm.size > 1 else []
+    return {**found, "n_params": rig.n_params, "samples_per_rank": samples, "table": timing.render(table) + told}
 
 
-def _run(
-    comm: Communicator, step: Callable[[int], StepInfo], bare: Bare, timers: timing.Timers, plan: Plan
-) -> dict[str, Any]:
-    """An outer iteration, then a floor of exactly its work, again and again."""
-    ours, floors, infos = list[float](), list[float](), list[StepInfo]()
+def _run(comm: Communicator, rig: Rig, bare: Bare, plan: Plan) -> dict[str, Any]:
+    """An outer iteration, then a floor of exactly each rank's work, again and again."""
+    ours, floors, infos, uneven = list[float](), list[float](), list[StepInfo](), list[float]()
     for k in range(plan.warm_up + plan.repeats):
-        timers.phase(timing.RUN if k >= plan.warm_up else timing.WARM_UP)
-        taken = clock(comm, lambda k=k: infos.append(step(k)))  # type: ignore[misc]
-        timers.phase(timing.SET_UP)  # the floor has no place in the table of the run
-        info = infos[-1]
-        work = (info.gradient_samples + info.value_samples // 3) // comm.size  # a forward pass alone costs a third
-        floors.append(clock(comm, lambda work=work, info=info: bare.run(work, info.reductions)))  # type: ignore[misc]
-        ours.append(taken)
+        rig.timers.phase(timing.RUN if k >= plan.warm_up else timing.WARM_UP)
+        before = rig.work
+        ours.append(clock(comm, lambda k=k: infos.append(rig.step(k))))  # type: ignore[misc]
+        rig.timers.phase(timing.SET_UP)  # the floor has no place in the table of the run
+        work, reductions = rig.work - before, infos[-1].reductions
+        floors.append(clock(comm, lambda work=work, reductions=reductions: bare.run(work, reductions)))  # type: ignore[misc]
+        each = [row[0] for row in comm.gather([float(work)])]
+        uneven.append(max(each) * len(each) / sum(each))
     kept = infos[plan.warm_up :]
     passes = [info.gradient_samples / (len(bare.inputs) * comm.size) for info in kept]
     return {
         **compared(ours[plan.warm_up :], floors[plan.warm_up :]),
         "evaluations_per_iteration": float(np.median(passes)),
         "reductions_per_iteration": float(np.median([info.reductions for info in kept])),
+        "busiest_to_mean": summary(uneven[plan.warm_up :]),
     }

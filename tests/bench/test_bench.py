@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from train_cases import shards
 
 from apts_mpi import bench_cli
 from apts_mpi.__main__ import main
-from apts_mpi.bench import io, measure, reduce, report
+from apts_mpi.bench import io, measure, reduce, report, step
 from apts_mpi.network import Network
 from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.timing import Timers
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8, 1000])
@@ -94,7 +96,27 @@ def test_a_step_and_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m
     found = document(tmp_path, monkeypatch, "step", *words)
     assert found["n_params"] == 784 * 4 + 4 + 4 * 10 + 10 and found["samples_per_rank"] == 40
     assert found["emulated_network"] == "" and f'method = "{method}"' in found["settings"]
-    assert found["evaluations_per_iteration"] >= 1 and found["reductions_per_iteration"] >= 1
+    assert found["evaluations_per_iteration"] >= 1 and found["reductions_per_iteration"] >= 1 and found["busiest_to_mean"]["median"] == 1
+
+
+class Uneven:
+    """A rig on a rank that evaluates 7 gradients and 6 losses in an iteration in which all ranks together evaluate 100 and 60."""
+
+    objective: Any = SimpleNamespace(gradient_samples=0, value_samples=0)
+    timers = Timers()
+    work = step.Rig.work
+
+    def step(self, k: int) -> Any:
+        self.objective.gradient_samples += 7
+        self.objective.value_samples += 6
+        return SimpleNamespace(gradient_samples=100, value_samples=60, reductions=3)
+
+
+def test_the_floor_of_a_rank_is_its_own_work() -> None:
+    asked = []
+    bare: Any = SimpleNamespace(inputs=range(10), run=lambda samples, reductions: asked.append((samples, reductions)))
+    found = step._run(SerialCommunicator(), Uneven(), bare, measure.Plan(15, 2))  # type: ignore[arg-type]
+    assert asked == [(9, 3)] * 17 and found["evaluations_per_iteration"] == 10 and found["busiest_to_mean"]["median"] == 1
 
 
 def test_a_step_on_an_emulated_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
