@@ -49,7 +49,8 @@ def train(
         test: (inputs, targets) to measure the accuracy on.
         config: settings; or give ``preset="lsr1"`` and sections as keywords: ``stop={"epochs": 4}``.
         comm: the ranks; default: those that mpiexec or srun started, or this process alone.
-    Nothing is written to disk unless ``run.dir`` is set. Raises ValueError for wrong settings or data.
+    Nothing is written to disk unless ``run.dir`` is set. Raises ValueError for wrong settings; for data or a model that cannot be
+    trained, and for ranks that differ, ``parallel.handshake.HandshakeError`` on every rank, after which the program may go on.
     """
     if config is None:
         config = settings.resolve(settings.from_tree(keys, "train()")).config
@@ -60,6 +61,7 @@ def train(
     if config.data != plain:
         raise ValueError("data.path, data.limit and data.normalize are for data sets on disk: tensors are taken as they are")
     from apts_mpi.parallel import launch
+    from apts_mpi.parallel.handshake import HandshakeError
 
     def run(comm: Communicator) -> Result:
         return _run(
@@ -70,7 +72,11 @@ def train(
         return run(comm)
     launch.resume()
     own = _own_ranks()
-    result = run(own)
+    try:
+        result = run(own)
+    except HandshakeError:  # raised on every rank, so that all may go on, or leave
+        launch.release(own)
+        raise
     launch.release(own)
     return result
 

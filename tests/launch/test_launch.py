@@ -129,6 +129,28 @@ def test_one_traceback_when_all_ranks_raise_the_same(tmp_path: Path, error: str,
     assert outcome.text.startswith("rank 0 on ")
 
 
+def test_a_program_may_go_on_after_an_error_of_all_ranks(tmp_path: Path) -> None:
+    body = """
+    import torch
+    from torch import nn
+    from apts_mpi import train
+    from apts_mpi.parallel.handshake import HandshakeError
+    torch.manual_seed(0)
+    inputs, settings = torch.randn(40, 3), {"run": {"device": "cpu"}, "stop": {"iterations": 1}}
+    for norm in (nn.BatchNorm1d(3), nn.LayerNorm(3)):
+        try:
+            train(nn.Sequential(norm, nn.Linear(3, 2)), inputs, inputs[:, 0].gt(0).long(), **settings)
+            sys.stdout.write("trained\\n")
+        except HandshakeError as error:
+            sys.stdout.write("BatchNorm is refused\\n" if "BatchNorm" in str(error) else str(error))
+            BETWEEN
+    """
+    outcome = run(tmp_path, body.replace("BETWEEN", ""), ranks=2, limit=60)
+    assert outcome.status == 0 and outcome.text.count("is refused\n") == outcome.text.count("trained\n") == 2, outcome.text
+    outcome = run(tmp_path, body.replace("BETWEEN", "sys.exit(0)"), ranks=2, limit=60)
+    assert outcome.status == 0 and outcome.text.count("is refused\n") == 2 and "left before" not in outcome.text, outcome.text
+
+
 @pytest.mark.fault(40)
 @pytest.mark.parametrize(("error", "code"), [("ValueError('odd')", 1), ("ImportError('odd')", 4), ("ReductionError('odd')", 4)])
 def test_the_launcher_hands_the_exit_code_on(tmp_path: Path, error: str, code: int) -> None:
