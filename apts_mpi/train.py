@@ -169,7 +169,7 @@ def _watched(
     comm.broadcast_(problem.theta)
     timers.phase(timing.WARM_UP)
     together(comm, lambda: trial.check_model(problem))
-    notes = [*trial.notes(problem, comm), *([note] if note else [])]
+    notes = [*trial.notes(problem, config, comm, threads), *([note] if note else [])]
     facts = {**facts, **({"note": "; ".join(notes)} if notes else {})}
     comm.barrier()  # all ranks measure their peak at the same time, as they will compute
     flops = together(comm, lambda: assembly.measure(problem, config.run.peak))

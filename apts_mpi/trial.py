@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
+from apts_mpi.parallel.devices import crowds
 from apts_mpi.partition import block
 from apts_mpi.problem.doubles import sketch
 from apts_mpi.problem.flat import FlatModel, random_layers
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 TRIED = 64  # samples of a rank on which the model is tried
 LOOKED = 4096  # samples looked at together for nan and inf
+PER_STEP = ("sgd", "adam", "adamw")
 CLASSES = 10_000  # beyond it classes are not counted
 DOUBLE = 0.01  # share of contents that may be in several subdomains without a word
 
@@ -76,9 +79,26 @@ def _check_start(problem: Problem, few: Samples, loss: float) -> None:
         raise ValueError(f"the gradient with respect to parameter {name} holds nan or inf at the start, though the loss is {loss:.9g}")
 
 
-def notes(problem: Problem, comm: Communicator) -> list[str]:
-    """What is allowed but worth a word: the same samples in several subdomains, classes without samples. Every rank calls."""
-    return [*_doubles(problem, comm), *_absent(problem, comm)]
+def notes(problem: Problem, config: Config, comm: Communicator, threads: int) -> list[str]:
+    """What is allowed but worth a word: of the samples, the minibatches, and the ``threads`` of a rank. Every rank calls."""
+    return [*_doubles(problem, comm), *_absent(problem, comm), *_batches(problem, config), *_crowds(problem, comm, threads)]
+
+
+def _batches(problem: Problem, config: Config) -> Iterator[str]:
+    """Notes on a minibatch that is all the data, and on a method of many small steps that makes one an epoch."""
+    if config.data.batch > problem.samples:
+        yield f"data.batch = {config.data.batch} is more than the {problem.samples} training samples: full batch"
+    if config.method in PER_STEP and problem.objective.batches == 1:
+        yield f"{config.method} in full batch makes one step an epoch; data.batch, such as 128, makes it more"
+
+
+def _crowds(problem: Problem, comm: Communicator, threads: int) -> Iterator[str]:
+    """A note on ranks whose threads share cores, which slows all of them down."""
+    if problem.theta.device.type == "cpu":
+        for host, ranks, cores in crowds(comm, threads):
+            most = max(1, cores // ranks)
+            less = f"; OMP_NUM_THREADS={most} leaves each thread a core" if threads > most and ranks <= cores else ""
+            yield f"{ranks} ranks of {threads} threads share the {cores} cores of {host}{less}"
 
 
 def _doubles(problem: Problem, comm: Communicator) -> Iterator[str]:

@@ -22,9 +22,15 @@ export PATH="$root/.venv/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 [ $# -gt 0 ] || set -- --stop.epochs 30 # a few seconds
 before=$(mktemp)
 trap 'rm -f -- "$before"' EXIT
-mpiexec -n "$ranks" python -m apts_mpi train "$@"
-run=$(find runs -maxdepth 2 -name completion.json -newer "$before" 2>/dev/null | sort | tail -n 1)
+newest() { find runs -maxdepth 2 -name "$1" -newer "$before" -printf '%T@ %h\n' 2>/dev/null | sort -n | tail -n 1 | cut -d' ' -f2-; }
+code=0
+mpiexec -n "$ranks" python -m apts_mpi train "$@" || code=$?
+if [ "$code" = 75 ]; then # the hint above names programs of .venv, which the caller's shell does not know
+    printf '\nor from here: %sbash %q --resume %q\n' "${RANKS:+RANKS=$RANKS }" "$root/jobs/laptop.sh" "$(newest records.csv)"
+fi
+[ "$code" = 0 ] || exit "$code"
+run=$(newest completion.json)
 if [ -n "$run" ]; then
-    run=$root/$(dirname -- "$run")
+    run=$root/$run
     printf '\nrun directory: %s\nlook at it with: %q show %q   (or plot)\n' "$run" "$root/.venv/bin/apts-mpi" "$run"
 fi

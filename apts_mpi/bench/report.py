@@ -10,7 +10,7 @@ from typing import Any
 from apts_mpi import provenance
 from apts_mpi.bench.measure import Plan
 from apts_mpi.contracts import Communicator
-from apts_mpi.parallel.devices import affinity
+from apts_mpi.parallel.devices import crowds
 from apts_mpi.regular import with_sum, write_new
 
 FORMAT = "apts-mpi bench"
@@ -22,17 +22,13 @@ def oversubscribed(comm: Communicator, threads: int, allowed: bool) -> bool:
 
     Every rank calls. Times of such a run say how ranks share cores, not how fast anything is.
     """
-    seen = [json.loads(text) for text in comm.gather_text(json.dumps([comm.host, affinity()]))]
-    for host in sorted({name for name, _ in seen}):
-        ranks = sum(name == host for name, _ in seen)
-        cores = len({core for name, own in seen for core in own if name == host})
-        if ranks * threads > cores:
-            if not allowed:
-                raise ValueError(
-                    f"{ranks} ranks of {threads} threads on the {cores} cores of {host}: start fewer, or --oversubscribe to mark the result"
-                )
-            return True
-    return False
+    found = crowds(comm, threads)
+    if found and not allowed:
+        host, ranks, cores = found[0]
+        raise ValueError(
+            f"{ranks} ranks of {threads} threads on the {cores} cores of {host}: start fewer, or --oversubscribe to mark the result"
+        )
+    return bool(found)
 
 
 def document(

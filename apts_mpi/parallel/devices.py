@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -85,6 +86,18 @@ def set_threads(wanted: int, comm: TextGatherer, environ: Mapping[str, str] = os
         wanted = max(1, min(torch.get_num_threads(), len(cores)) // sharing)
     torch.set_num_threads(wanted)
     return wanted
+
+
+def crowds(comm: Neighbour, threads: int) -> list[tuple[str, int, int]]:
+    """Hosts with fewer cores than threads of ranks: their name, ranks and cores; every rank calls."""
+    seen = [json.loads(text) for text in comm.gather_text(json.dumps([comm.host, affinity()]))]
+    found = []
+    for host in sorted({name for name, _ in seen}):
+        ranks = sum(name == host for name, _ in seen)
+        cores = len({core for name, own in seen for core in own if name == host})
+        if ranks * threads > cores:
+            found.append((host, ranks, cores))
+    return found
 
 
 def affinity() -> list[int]:

@@ -48,6 +48,34 @@ def test_an_absent_class_is_noted_and_allowed(capsys: pytest.CaptureFixture[str]
     assert "note" not in read_run(train_here(network(), x, y, stop={"epochs": 1}, run=run).directory).provenance
 
 
+def noted(**sections: Any) -> list[str]:
+    """The notes of a run on the little task."""
+    x, y = task()
+    result = train_here(network(), x, y, **sections)
+    assert result.exit_code == 0 and result.directory is not None
+    return [note for note in read_run(result.directory).provenance.get("note", "").split("; ") if note]
+
+
+def test_a_method_of_many_steps_that_makes_one_an_epoch_says_so(tmp_path: Path) -> None:
+    def found(method: str, batch: int) -> list[str]:
+        run = {"dir": str(tmp_path / f"{method}-{batch}"), "threads": 1}
+        return noted(method=method, data={"batch": batch}, stop={"epochs": 1}, run=run)
+
+    whole = "makes one step an epoch"
+    assert whole in found("sgd", 0)[0] and not found("sgd", 50) and not found("apts", 0)
+    too_large, also = found("adam", 10**6)[0], found("apts", 10**6)
+    assert too_large.startswith("data.batch = 1000000 is more than the ") and len(also) == 1 and also[0] == too_large
+
+
+def test_more_threads_than_cores_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apts_mpi.parallel.devices.affinity", lambda: [0])
+    try:
+        notes = noted(stop={"epochs": 1}, run={"dir": str(tmp_path / "r"), "threads": 2})
+    finally:
+        torch.set_num_threads(1)
+    assert notes[0].startswith("1 ranks of 2 threads share the 1 cores of ") and "OMP_NUM_THREADS=1 leaves each thread a core" in notes[-1]
+
+
 @pytest.mark.fault(19)
 def test_statistics_that_run_in_a_layer_of_another_kind_are_refused() -> None:
     x, y = torch.randn(60, 2, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % CLASSES

@@ -167,6 +167,12 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.set_num_threads(before)
 
 
+def test_hosts_whose_threads_share_cores() -> None:
+    seen = ['["a", [0, 1]]', '["a", [0, 1]]', '["b", [0]]', '["b", [1]]']
+    assert devices.crowds(Ranks(seen), 1) == [] and devices.crowds(Ranks(seen), 2) == [("a", 2, 2), ("b", 2, 2)]
+    assert devices.crowds(Ranks(['["a", [3]]', '["a", [3]]', '["b", [4]]']), 1) == [("a", 2, 1)]
+
+
 def test_launched_only_with_a_sign_of_several_ranks() -> None:
     assert not launch.launched({})
     assert not launch.launched({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"})
