@@ -90,7 +90,7 @@ class MpiCommunicator:
     def _device_reducer(self, message: FlatMessage) -> Reducer:
         reducer: Reducer = MpiDevice(self.comm, self.count_limit)
         if self.transport == "nccl":
-            reducer = self._nccl = self._nccl or Nccl(self)
+            reducer = self._nccl = self._nccl or Nccl(self, message.whole.device)
         check_sum(reducer, self._small, message.whole, self)
         return reducer
 

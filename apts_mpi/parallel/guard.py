@@ -73,16 +73,6 @@ class Guard:
             self._world, self.rank, self._owns = (MPI.COMM_WORLD, MPI.COMM_WORLD.Get_rank(), owns)
             self._ends = MPI.COMM_WORLD.Dup()  # of its own: must not meet a sum of ranks that are still at work
 
-    @contextmanager
-    def waiting(self, patience: float) -> Iterator[None]:
-        """End the process unless the block is left within ``patience`` seconds: a rank may have died before it got here."""
-        # A C thread: MPI_Init holds the interpreter lock. The stack that it prints names this function's caller.
-        faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__ or 2)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-
     def end(self, patience: float) -> None:
         """Wait until every rank is here, then end MPI; abort after ``patience`` seconds. Every rank calls."""
         if self._ends is None or self._world is None:
@@ -153,6 +143,17 @@ class Guard:
         if self.busy:
             self.abort("left before the run had ended on all ranks (sys.exit or an early return); all ranks stop")
         self.end(math.inf)
+
+
+@contextmanager
+def waiting(patience: float) -> Iterator[None]:
+    """End the process unless the block is left within ``patience`` seconds: a rank may have failed before it got here."""
+    # A C thread: MPI_Init holds the interpreter lock. The stack that it prints names this function's caller.
+    faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__ or 2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def exit_code(error: BaseException) -> int:

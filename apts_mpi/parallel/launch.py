@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apts_mpi.parallel.guard import Guard, LaunchError
+from apts_mpi.parallel.guard import Guard, LaunchError, waiting
 from apts_mpi.parallel.serial import SerialCommunicator
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _start_mpi_on_all_ranks(armed: Guard, patience: float) -> MPI.Intracomm:
     owns = not MPI.Is_initialized()
     if owns:
         check_launcher(os.environ, library)
-        with armed.waiting(patience):
+        with waiting(patience):
             # We call from one thread at a time. But below MULTIPLE MPICH 5 sums through shared-memory cells that are good
             # for short buffers alone: 2.1 MB at 2 ranks took 1.3 ms instead of 0.35; 16 bytes take 1 us instead of 2.
             MPI.Init_thread(MPI.THREAD_MULTIPLE)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from apts_mpi.parallel.guard import waiting
 from apts_mpi.parallel.handshake import HandshakeError, together
 from apts_mpi.parallel.message import wait_for
 from apts_mpi.parallel.reduce import MpiReducer, Reducer, spread
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 TRANSPORTS = ("host", "device", "nccl")
 PATIENCE = 60.0  # s that the process may take which tries MPI on a device
+LINKING = 120.0  # s that NCCL may take to link the ranks, as long as MPI may take to start
+ROOM = 2**26  # bytes on the device, less than a link takes
 # What launchers set for the ranks they start; a process without these is an MPI program of one rank.
 LAUNCHED = (
     "PMI", "OMPI_COMM_", "OMPI_MCA_ess", "OMPI_MCA_pmix", "OMPI_MCA_orte_", "PRTE", "SLURM_", "HYDI_", "HYDRA_", "MPI_LOCAL", "PALS_",
@@ -48,26 +51,50 @@ class MpiDevice(MpiReducer):
 class Nccl:
     """ncclAllReduce on the current stream; MPI carries the identifier with which the ranks find each other.
 
-    Every rank builds it. SetupError on all of them if one cannot.
+    Every rank builds it, for messages on its ``device``. SetupError on all of them if one cannot. Where NCCL refuses one rank and leaves
+    the others waiting for it, that rank says why, and all end after ``LINKING`` seconds.
     """
 
     name = "nccl"
 
-    def __init__(self, comm: Communicator) -> None:
+    def __init__(self, comm: Communicator, device: device) -> None:
         from torch.cuda import nccl
 
         unique_id: Callable[[], bytes] = nccl.unique_id
         init_rank: Callable[[int, bytes, int], object] = nccl.init_rank
-        key = comm.share(_linking(comm, lambda: unique_id().hex() if comm.rank == 0 else ""))
-        self._link = _linking(comm, lambda: init_rank(comm.size, bytes.fromhex(key), comm.rank))
+
+        def identifier() -> str:
+            _make_room(device)
+            return unique_id().hex() if comm.rank == 0 else ""
+
+        def link() -> object:
+            try:
+                return init_rank(comm.size, bytes.fromhex(key), comm.rank)
+            except RuntimeError as problem:
+                sys.stderr.write(f"rank {comm.rank} on {comm.host}: NCCL cannot link the ranks: {problem}\n")
+                sys.stderr.flush()
+                raise
+
+        key = comm.share(_linking(comm, identifier))
+        with waiting(LINKING):
+            self._link = _linking(comm, link)
         self._sum: Callable[..., object] = nccl.all_reduce
 
     def __call__(self, cells: Tensor) -> None:
         self._sum([cells], comms=[self._link])
 
 
+def _make_room(device: device) -> None:
+    """Fail here, where nobody waits in NCCL, if ``device`` is full or has had an error; and give back what torch keeps free, for NCCL."""
+    import torch
+
+    torch.empty(ROOM, dtype=torch.uint8, device=device)
+    wait_for(device)
+    torch.cuda.empty_cache()
+
+
 def _linking(comm: Communicator, action: Callable[[], T]) -> T:
-    """``together``, of what NCCL refuses with a RuntimeError."""
+    """``together``, of what torch and NCCL refuse with a RuntimeError."""
 
     def tried() -> T:
         try:

@@ -56,3 +56,23 @@ def test_nan_on_one_rank_for_good_ends_the_run_with_3_and_the_last_good_theta(tm
     outcome = run(tmp_path, fault + TRAINING, limit=30.0)
     failed(outcome)
     assert outcome.status == 3 and outcome.text.count("too many non-finite trials in a row, finite True") == 3, outcome.text
+
+
+@pytest.mark.fault(40)
+def test_a_rank_that_nccl_refuses_leaves_the_others_in_it_for_a_limited_time(tmp_path: Path) -> None:
+    body = """
+    import torch
+    from torch.cuda import nccl
+    from apts_mpi.parallel import transport
+
+    def init_rank(size, key, rank):
+        if rank == 1:
+            raise RuntimeError("no network interface")
+        time.sleep(60)
+
+    transport.LINKING, nccl.unique_id, nccl.init_rank = 1.0, lambda: bytes(128), init_rank
+    comm = start()
+    comm.configure("auto", 2**30, "nccl")
+    comm.plan(4, torch.float32, torch.device("cpu"), [])
+    """
+    failed(run(tmp_path, body, limit=30.0), "rank 1 on ", "NCCL cannot link the ranks: no network interface", "Timeout (0:00:01)!")

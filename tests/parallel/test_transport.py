@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 import torch
 from mpi4py import MPI
 from test_comm import CPU, RANK, SIZE, WORLD, everywhere, refused_everywhere, tree, values
+from torch.cuda import nccl
 
 from apts_mpi.bench import transports
 from apts_mpi.bench.measure import Plan
@@ -63,8 +65,6 @@ def test_device_and_host_count_the_same_bytes_and_messages() -> None:
 
 def test_nccl_is_linked_once_by_mpi_and_sums_behind_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """The identifier of rank 0 reaches all; one link serves every message."""
-    from torch.cuda import nccl
-
     linked: list[tuple[int, bytes, int]] = []
 
     def init_rank(size: int, key: bytes, rank: int) -> str:
@@ -88,8 +88,6 @@ def test_nccl_is_linked_once_by_mpi_and_sums_behind_the_stream(monkeypatch: pyte
     everywhere(linked == ([(SIZE, bytes([1] * 128), RANK)] if SIZE > 1 else []), linked)
 
 def _link(monkeypatch: pytest.MonkeyPatch, **stands_in: Any) -> MpiCommunicator:
-    from torch.cuda import nccl
-
     usual = {"unique_id": lambda: bytes(128), "init_rank": lambda size, key, rank: "link", "all_reduce": lambda tensors, comms: None}
     for name, function in (usual | stands_in).items():
         monkeypatch.setattr(nccl, name, function)
@@ -100,14 +98,40 @@ def refuse(*words: object) -> bytes:
     raise RuntimeError("no network interface")
 
 
+class Waiting:
+    """``init_rank`` of NCCL where another rank does not come; not for ever."""
+
+    def __init__(self) -> None:
+        self.entered = False
+
+    def __call__(self, size: int, key: bytes, rank: int) -> str:
+        self.entered = True
+        time.sleep(0.5)
+        raise RuntimeError("waited in vain")
+
+
 @pytest.mark.skipif(SIZE == 1, reason="nothing is linked")
-@pytest.mark.parametrize("step", ["unique_id", "init_rank"])
-def test_ranks_that_cannot_be_linked_leave_nobody_waiting(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """One rank fails: all are told, with the way out."""
-    failing = 0 if step == "unique_id" else SIZE - 1
-    comm = _link(monkeypatch, **({step: refuse} if failing == RANK else {}))
+@pytest.mark.parametrize("step", ["unique_id", "wait_for"])
+def test_a_rank_that_fails_alone_fails_before_the_others_wait_for_it(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """It has no identifier, or its device has had an error: all are told, with the way out."""
+    failing, waiting = 0 if step == "unique_id" else SIZE - 1, Waiting()
+    comm = _link(monkeypatch, init_rank=waiting)
+    if failing == RANK:
+        monkeypatch.setattr(nccl if step == "unique_id" else transport, step, refuse)
     with refused_everywhere(SetupError, "no network interface; set comm.transport to host"):
         comm.plan(4, torch.float32, CPU, [])
+    everywhere(not waiting.entered)
+
+
+@pytest.mark.skipif(SIZE == 1, reason="nothing is linked")
+def test_a_rank_that_nccl_refuses_says_so_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others may wait for it in NCCL and never hear."""
+    comm = _link(monkeypatch, init_rank=refuse if RANK == SIZE - 1 else Waiting())
+    with refused_everywhere(SetupError, "no network interface; set comm.transport to host"):
+        comm.plan(4, torch.float32, CPU, [])
+    said = capsys.readouterr().err
+    why = "no network interface" if RANK == SIZE - 1 else "waited in vain"
+    everywhere(said == f"rank {RANK} on {comm.host}: NCCL cannot link the ranks: {why}\n", said)
 
 
 @pytest.mark.skipif(SIZE == 1, reason="nothing is summed")
@@ -163,7 +187,7 @@ def test_a_transport_is_chosen_by_all_ranks_together(monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(SIZE == 1, reason="nothing is linked")
 def test_a_transport_that_cannot_be_linked_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transports, "lacking", lambda *asked: "")
-    comm = _link(monkeypatch, **({"init_rank": refuse} if RANK == SIZE - 1 else {}))
+    comm = _link(monkeypatch, init_rank=refuse if RANK == SIZE - 1 else Waiting())
     names, missing = transports.offered(comm, CPU, False)
     everywhere(names == ["host", "device"] and comm.transport == "host", names)
     everywhere(len(missing) == 1 and missing[0].startswith("without nccl: ") and "no network interface" in missing[0], missing)
