@@ -153,7 +153,7 @@ def build(
     home = {"device": device, "place": config.data.place, "sharers": sharers}
     resident = _resident(data, data.train, needed_ranges(orders, mine), dtype, **home)
     resolved = resolve_loss(loss)
-    evaluator = Evaluator(flat, resolved, resident, recordings(config.run.graph, device))
+    evaluator = Evaluator(flat, resolved, resident, recordings(config.run, device))
     objective = DataObjective(evaluator, orders, mine, orders[0].batches)
     test = None
     if data.test is not None:

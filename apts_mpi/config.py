@@ -200,7 +200,7 @@ class RunConfig:
     name: str = _key("train", "last part of the run directory's name")
     evaluate: int = _key(1, "epochs between test evaluations; full batch: outer iterations; 0: only at the end")
     evaluate_iterations: int = _key(0, "outer iterations between test evaluations, in place of epochs; 0: run.evaluate counts")
-    deterministic: bool = _key(True, "torch's deterministic algorithms where they exist")
+    deterministic: bool = _key(True, "torch's deterministic algorithms where they exist; CUDA graphs if they give the same bits")
     monitor: Literal["auto", "live", "plain", "none"] = _key("auto", "live: a view on a terminal; plain: lines for a log")
     measure_wait: bool = _key(False, "a barrier before each sum, to tell waiting from sending; costs time")
     peak: bool = _key(False, "measure what a matrix product reaches, to state the share of it")

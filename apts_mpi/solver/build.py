@@ -80,7 +80,7 @@ def outer_per_epoch(config: Config, batches: int) -> int:
 def build_local(config: Config, like: Tensor, timers: Timers) -> LocalSolver:
     """The local solver that ``local.solver`` names; ``like`` gives n, dtype and device."""
     if config.local.solver == "sweep":
-        return Sweep(config.local, like, recordings(config.run.graph, like.device))
+        return Sweep(config.local, like, recordings(config.run, like.device))
     model = build_model(config.local.solver, config.local.memory, config.local.gamma, like)
     assert model is not None
     return LocalTrustRegion(model, config.local, config.trust_region, config.solver.consistent, like, timers)

@@ -16,7 +16,9 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "reference"))
 from apts_cases import settings, solver
 
-from apts_mpi.recording import KEPT, CudaGraph, Recordings, Work
+from apts_mpi import recording
+from apts_mpi.config import RunConfig
+from apts_mpi.recording import KEPT, CudaGraph, Recordings, Work, recordings
 from apts_mpi.solver.sweep import Sweep
 
 OUTER = 24
@@ -143,6 +145,32 @@ def test_a_result_that_is_no_number_says_nothing_of_a_recording() -> None:
         for value in values:
             recordings.run("key", lambda value=value: result.fill_(value), result)  # type: ignore[misc]
     assert record.recorded == 1
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "factor", "active"), [(True, 1 + 1e-6, False), (True, 1.0, True), (False, 1 + 1e-6, True), (False, 1.01, False)]
+)
+def test_runs_that_repeat_themselves_take_the_same_bits_alone(
+    monkeypatch: pytest.MonkeyPatch, deterministic: bool, factor: float, active: bool
+) -> None:
+    """A resumed run records anew, so one that was not interrupted replays what that one does step by step."""
+    results = [torch.zeros(4), torch.zeros(2)]
+
+    def work() -> None:
+        for result in results:
+            result.fill_(3.0)
+
+    monkeypatch.setattr(recording, "CudaGraph", lambda: Played(lambda: results[1].mul_(factor)))
+    made = recordings(RunConfig(deterministic=deterministic), torch.device("cuda"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for key in ("first", "second"):
+            for _ in range(2):
+                made.run(key, work, *results)
+                assert results[1].tolist() == [3.0, 3.0]
+    assert made.active == active and len(told) == (factor != 1)
+    apart = {1 + 1e-6: "4.0e-06", 1.01: "4.2e-02"}
+    assert all(f"what was replayed is {apart[factor]} away from what is right, which is 4.2e+00 long" in str(one.message) for one in told)
 
 
 def test_recordings_do_not_pile_up() -> None:
