@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,19 @@ def header(config: Config, problem: Problem, ranks: int, threads: int, place: st
     return {**known, **facts, **({"network": str(network)} if network else {})}
 
 
+def origin(
+    config: Config, comm: Communicator, problem: Problem, threads: int, hosts: Sequence[str], devices: Sequence[str]
+) -> dict[str, object]:
+    """Where a run comes from, for ``provenance.json``; reads every source file and asks git, so rank 0 alone calls."""
+    return provenance.collect(
+        config_sha256=settings.digest(config), seed=config.run.seed, data=problem.data.fingerprint, mpi_library=comm.library,
+        hosts=hosts, threads=threads, devices=devices, n_params=problem.theta.numel(), subdomains=problem.subdomains,
+    ) | {
+        "emulated_network": str(emulated(config.comm, comm.size) or ""), "flops_per_gradient": problem.arithmetic.gradient,
+        "flops_per_value": problem.arithmetic.value, "peak_flops": problem.arithmetic.peak,
+    }  # fmt: skip
+
+
 def open_directory(
     config: Config, comm: Communicator, problem: Problem, threads: int, facts: Mapping[str, str], found: Found | None,
     warn: Callable[[str], None],
@@ -58,14 +71,7 @@ def open_directory(
     from apts_mpi.storage.checkpoint import sequences, set_aside
     from apts_mpi.storage.records import RunDirectory
 
-    known = provenance.collect(
-        config_sha256=settings.digest(config), seed=config.run.seed, data=problem.data.fingerprint, mpi_library=comm.library,
-        hosts=comm.gather_text(comm.host), threads=threads, devices=comm.gather_text(str(problem.theta.device)),
-        n_params=problem.theta.numel(), subdomains=problem.subdomains,
-    ) | {
-        "emulated_network": str(emulated(config.comm, comm.size) or ""), "flops_per_gradient": problem.arithmetic.gradient,
-        "flops_per_value": problem.arithmetic.value, "peak_flops": problem.arithmetic.peak, **facts,
-    }  # fmt: skip
+    hosts, devices = comm.gather_text(comm.host), comm.gather_text(str(problem.theta.device))
     # What was asked for, not how it went on: neither the way of resuming nor the number of subdomains that was taken over.
     asked = replace(config.solver, subdomains=found.asked) if found else config.solver
     text = settings.to_toml(replace(config, solver=asked, run=replace(config.run, resume="never", allow_changes=False)))
@@ -73,6 +79,7 @@ def open_directory(
     def make() -> RunDirectory | None:
         if comm.rank != 0:
             return None
+        known = {**origin(config, comm, problem, threads, hosts, devices), **facts}
         if found is None:
             if config.run.dir and is_run(Path(config.run.dir)):
                 why = "no checkpoint was kept there, " if config.run.resume == "auto" else ""

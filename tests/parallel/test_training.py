@@ -389,6 +389,20 @@ def test_one_run_directory_for_all_ranks(folder: Path) -> None:
     everywhere(json.loads((folder / "run" / "completion.json").read_text())["bytes"] == WORLD.bcast(stored.completion.bytes))
 
 
+def test_rank_0_alone_reads_where_the_run_comes_from_and_tells_all_if_it_cannot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand ranks that read every source file and ask git would be a storm on the file system."""
+    asked: list[str] = []
+
+    def unreadable(**known: object) -> None:
+        asked.append("")
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr("apts_mpi.provenance.collect", unreadable)
+    with refused_everywhere(SetupError, "stale file handle"):
+        train(network(), *task(), config=settings(run={"dir": str(folder / "run")}), comm=COMM)
+    everywhere(len(asked) == (RANK == 0), asked)
+
+
 def test_ranks_with_other_arithmetic_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each rank computes the global step for itself, so threads and instruction set must be the same."""
     x, y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
