@@ -37,9 +37,7 @@ def test_the_interval_agrees_with_all_resamples() -> None:
     medians = [float(np.median(draw)) for draw in product(values, repeat=6)]
     low, high = np.percentile(medians, [2.5, 97.5])
     found = estimate(values)
-    assert found.median == 5.5
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.51)  # medians lie on half-values
-    assert 1.0 < found.low or found.high < 16.0  # narrower than the range
+    assert (found.median, found.low, found.high) == (5.5, low, high)  # four deviations of 4000 draws lie between them and their neighbours
 
 
 def test_few_values() -> None:
