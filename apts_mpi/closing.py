@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from apts_mpi import rundir, timing
 from apts_mpi.assembly import Problem
+from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status
 from apts_mpi.outcome import UNWANTED, Progress, Result
 from apts_mpi.parallel.handshake import together
 from apts_mpi.rundir import Completion
+from apts_mpi.solver.build import minibatches, outer_per_epoch
 from apts_mpi.timing import Timers
 
 if TYPE_CHECKING:
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
     from apts_mpi.storage.records import RunDirectory
 
 
-def loss_at(problem: Problem, comm: Communicator, theta: Tensor, k: int, per_epoch: int) -> float:
-    """f(theta; D) on the data of outer iteration ``k``, the last, ``per_epoch`` of them in an epoch; any theta. Every rank calls."""
+def loss_at(problem: Problem, comm: Communicator, theta: Tensor, k: int, config: Config) -> float:
+    """f(theta; D) on the data that outer iteration ``k``, the last, used last; any theta. Every rank calls."""
     objective = problem.objective
     if not objective.selected:  # a finished run that was taken up again and had nothing left to do
-        objective.select(k // per_epoch, k % per_epoch * objective.batches // per_epoch)
+        epoch, batch = divmod(k, outer_per_epoch(config, objective.batches))
+        objective.select(epoch, minibatches(config, objective.batches, batch)[-1])
     shares = comm.gather([float(subdomain.owned(theta, None)) for subdomain in objective.subdomains])
     return math.fsum(share for row in shares for share in row)
 

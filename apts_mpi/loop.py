@@ -234,7 +234,7 @@ class Loop:
         rows = comm.gather(self._timers.row())
         passes, loss = now.samples / self._problem.samples, known_loss(now.steps[-1])
         if theta is not self._solver.theta and status is not Status.INTERRUPTED:  # the records' losses are those of the iterates
-            loss = closing.loss_at(self._problem, comm, theta, len(now.steps) - 1, self._batches)
+            loss = closing.loss_at(self._problem, comm, theta, len(now.steps) - 1, self._config)
         unsaved = self._unsaved if self._keeps else UNWANTED
         result = Result(status, theta, now.steps, now.accuracy, loss, passes, now.reductions, now.seconds, self._place, unsaved)
         self._problem.flat.restore(theta)  # first: a full disk must not cost the caller the module

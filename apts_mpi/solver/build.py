@@ -74,7 +74,16 @@ def check_method(config: Config, batches: int, where: device) -> None:
 
 def outer_per_epoch(config: Config, batches: int) -> int:
     """Outer iterations in an epoch of ``batches`` minibatches: one each, or one for up to H of them."""
-    return -(-batches // config.baseline.period) if config.method == "local-sgd" else batches
+    return -(-batches // _period(config))
+
+
+def minibatches(config: Config, batches: int, batch: int) -> range:
+    """Which of the ``batches`` minibatches of an epoch its outer iteration ``batch`` uses, in their order."""
+    return range(batch * _period(config), min((batch + 1) * _period(config), batches))
+
+
+def _period(config: Config) -> int:
+    return config.baseline.period if config.method == "local-sgd" else 1
 
 
 def build_local(config: Config, like: Tensor, timers: Timers) -> LocalSolver:

@@ -11,6 +11,7 @@ from apts_mpi import timing
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.baselines import Baseline, memory, optimizer, remember_
+from apts_mpi.solver.build import minibatches
 from apts_mpi.solver.schedule import Schedule
 from apts_mpi.solver.vectors import norm, to_host
 
@@ -35,12 +36,12 @@ class LocalSGD(Baseline):
 
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
         """Minibatches H batch .. H batch + H - 1 of ``epoch``, as far as it has so many; every rank calls."""
-        before, period, batches = self._exchange.counts(), self._config.baseline.period, self._objective.batches
-        minibatches = [0] * period if batches == 1 else range(batch * period, min((batch + 1) * period, batches))
-        values, weights = self._local_steps(epoch, minibatches)
+        before, batches = self._exchange.counts(), self._objective.batches
+        used = [0] * self._config.baseline.period if batches == 1 else minibatches(self._config, batches, batch)
+        values, weights = self._local_steps(epoch, used)
         for point, weight in zip(self._points, weights, strict=True):
             point.sub_(self.theta).mul_(weight)
-        iters = [len(minibatches)] * len(self._points)
+        iters = [len(used)] * len(self._points)
         step = self._exchange.sum_(self._points, loss=values, local_iters=iters)
         loss, step_norm = self._exchange.get("loss"), norm(step)
         finite = math.isfinite(loss) and math.isfinite(step_norm)
@@ -63,18 +64,18 @@ class LocalSGD(Baseline):
         for each, own in zip(self._optimizers, state.own or [{}] * len(self._optimizers), strict=True):
             remember_(each, own)
 
-    def _local_steps(self, epoch: int, minibatches: range | list[int]) -> tuple[list[float], list[float]]:
+    def _local_steps(self, epoch: int, used: range | list[int]) -> tuple[list[float], list[float]]:
         """Move every point from theta; per subdomain its shares of the mean loss and of the samples. No communication."""
         values: list[Tensor | float] = [0.0] * len(self._points)  # on the device until all steps are made
         weights = [0.0] * len(self._points)
         with self._timers(timing.LOCAL_SOLVE):
             for point in self._points:
                 point.copy_(self.theta)
-            for h, minibatch in enumerate(minibatches):
+            for h, minibatch in enumerate(used):
                 self._objective.select(epoch, minibatch)
-                done = h / len(minibatches) if self._objective.batches == 1 else minibatch / self._objective.batches
+                done = h / len(used) if self._objective.batches == 1 else minibatch / self._objective.batches
                 for i, subdomain in enumerate(self._objective.subdomains):
-                    share = subdomain.weight / len(minibatches)
+                    share = subdomain.weight / len(used)
                     values[i] += share * subdomain.local(self._points[i], self._grad)
                     weights[i] += share
                     self._optimizers[i].param_groups[0]["lr"] = self._schedule(epoch + done)

@@ -138,6 +138,21 @@ def test_nothing_left_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert "nothing is left to do" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("kind", [
+    {"method": "local-sgd", "baseline": {"period": 2, "average": 2}},
+    {"method": "local-sgd", "baseline": {"period": 3, "average": 2}},
+    {"method": "adam", "baseline": {"average": 2}},
+])  # fmt: skip
+@pytest.mark.parametrize("iterations", [5, 6])
+def test_the_loss_of_the_mean_is_the_same_where_nothing_is_left_to_do(tmp_path: Path, kind: dict[str, Any], iterations: int) -> None:
+    """It is that on the minibatch which was used last; five minibatches are an epoch."""
+    kind = {**kind, "data": {"batch": 48}}
+    first = run(tmp_path / "run", iterations, **kind)
+    second = on(tmp_path / "run", iterations, **kind)
+    stored = read_run(tmp_path / "run").completion
+    assert stored and second.status is Status.ITERATIONS and second.loss == first.loss == stored.loss
+
+
 def test_killed_between_the_last_checkpoint_and_the_completion_record(tmp_path: Path) -> None:
     first = run(tmp_path / "run", 6)
     before = read_run(tmp_path / "run").completion
