@@ -98,9 +98,7 @@ class LSR1:
             out.zero_()
         else:
             self._combine_(weights, grad, radius, out)
-        return Step(
-            out, solution.predicted, solution.step_norm, solution.curvature, solution.hits_boundary, solution.hard_case, solution.finite
-        )
+        return Step(out, solution.predicted, solution.step_norm, solution.hits_boundary, solution.finite)
 
     def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor] = ()) -> Observed:
         """Offer the pair (s, y = grad_new - grad) and look at ``grad_new``. One pass, one transfer, in which ``also`` comes.
@@ -116,7 +114,7 @@ class LSR1:
         known = all(map(math.isfinite, numbers))
         taken = known and bool(np.isfinite(columns).all() and np.isfinite(small).all()) and self._take(columns[:2], small[3, :2])
         self.skipped += known and not taken
-        return Observed(known and math.isfinite(self._square_new), math.sqrt(self._square_new), taken, numbers)
+        return Observed(known and math.isfinite(self._square_new), taken, numbers)
 
     def accept(self) -> None:
         """Make the ``grad_new`` observed last the current gradient."""

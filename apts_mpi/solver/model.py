@@ -30,9 +30,7 @@ class Step:
     vector: Tensor
     predicted: float  # -(g's + s'Bs/2), >= 0
     norm: float  # ||s|| <= radius
-    curvature: float  # s'Bs
     hits_boundary: bool
-    hard_case: bool
     finite: bool  # False: the gradient or the model was not finite, the step is zero
 
 
@@ -41,7 +39,6 @@ class Observed:
     """What the model saw of a trial gradient."""
 
     finite: bool  # g_new'g_new is finite, and all of ``also``
-    grad_norm: float  # ||g_new||
     taken: bool  # did the pair enter the memory
     also: Sequence[float] = ()  # the numbers that came with the same transfer
 
@@ -124,13 +121,13 @@ class FirstOrder:
         else:
             torch.mul(grad, factor, out=self._step)
         moves = factor != 0
-        return Step(self._step, predicted, radius if moves else 0.0, 0.0, moves, False, math.isfinite(self._norm))
+        return Step(self._step, predicted, radius if moves else 0.0, moves, math.isfinite(self._norm))
 
     def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor] = ()) -> Observed:
         """Look at ``grad_new``; there is no memory."""
         found, *numbers = to_host([square(grad_new), *also])
         self._norm_new = math.sqrt(found)
-        return Observed(all(map(math.isfinite, (found, *numbers))), self._norm_new, taken=False, also=numbers)
+        return Observed(all(map(math.isfinite, (found, *numbers))), taken=False, also=numbers)
 
     def accept(self) -> None:
         """Make the ``grad_new`` observed last the current gradient."""
