@@ -85,7 +85,7 @@ def choose(comm: MPI.Intracomm, wanted: str, count_limit: int, cells: Cells) -> 
     differences = np.zeros(1, np.int64)
     twin = np.empty_like(cells)
     for probe in range(PROBES):
-        cells[:] = twin[:] = spread(len(cells), cells.dtype, seed=probe * comm.Get_size() + comm.Get_rank())
+        cells[:] = twin[:] = trial_values(len(cells), cells.dtype, seed=probe * comm.Get_size() + comm.Get_rank())
         mpi(cells)
         tree(twin)
         differences += np.count_nonzero(cells != twin)
@@ -94,7 +94,7 @@ def choose(comm: MPI.Intracomm, wanted: str, count_limit: int, cells: Cells) -> 
     return tree if differences[0] else mpi
 
 
-def spread(length: int, dtype: np.dtype[Any], seed: int) -> Cells:
+def trial_values(length: int, dtype: np.dtype[Any], seed: int) -> Cells:
     """Random values over 20 binary orders of magnitude, so that another order of summing shows in the last bits."""
     random = np.random.default_rng(seed)
     period = min(length, 1_000_003)  # repeated: drawing 10^8 numbers would take seconds

@@ -17,7 +17,7 @@ import numpy as np
 from apts_mpi.parallel.guard import waiting
 from apts_mpi.parallel.handshake import HandshakeError, together
 from apts_mpi.parallel.message import wait_for
-from apts_mpi.parallel.reduce import MpiReducer, Reducer, spread
+from apts_mpi.parallel.reduce import MpiReducer, Reducer, trial_values
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -112,7 +112,7 @@ def check_sum(reducer: Reducer, host: Reducer, whole: Tensor, comm: Communicator
     """
     import torch
 
-    mine = spread(len(whole), np.dtype(str(whole.dtype).removeprefix("torch.")), seed=comm.rank)
+    mine = trial_values(len(whole), np.dtype(str(whole.dtype).removeprefix("torch.")), seed=comm.rank)
     wanted, sizes = mine.copy(), np.abs(mine)
     host(wanted)
     host(sizes)
