@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.rundir import Run
-from apts_mpi.study.style import COLOURS, DASHES, new_figure, plain_numbers, quiet
+from apts_mpi.study.style import COLOURS, DASHES, doublings, legend, new_figure, plain_numbers, quiet
 from apts_mpi.study.tables import config, count, flat
 
 if TYPE_CHECKING:
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 KINDS = (".png", ".pdf", ".svg")
 RHO_RANGE = (-0.6, 1.6)
+LINE = 0.13  # height of a line of text on it
 
-_ROWS = (("loss", "training loss"), ("accuracy", "test accuracy, %"), ("radius", "radius"), ("rho", "rho  (x: step rejected)"))
-_ACROSS = (("iteration", "outer iteration"), ("passes", "gradient evaluations, passes over the training set"), ("time", "time, s"))
+_ROWS = (
+    ("loss", "training loss"), ("accuracy", "test accuracy, %"), ("radius", "radius"),
+    ("rho", "rho  (x: step rejected;\ntriangle: beyond the axis)"),
+)  # fmt: skip
+_ACROSS = (("iteration", "outer iterations"), ("passes", "gradient evaluations, passes over the training set"), ("time", "time, s"))
 
 
 def draw(runs: Sequence[Run], out: Path) -> None:
@@ -37,67 +41,95 @@ def draw(runs: Sequence[Run], out: Path) -> None:
 
 
 def _figure(runs: Sequence[Run]) -> Figure:
-    figure = new_figure(12, 11, "plot")
-    axes = figure.subplots(len(_ROWS), len(_ACROSS), sharex="col", sharey="row")
-    for row, (name, title) in enumerate(_ROWS):
-        for column, (across, label) in enumerate(_ACROSS):
-            panel = axes[row, column]
-            _panel(panel, runs, across, name)
-            if column == 0:
-                panel.set_ylabel(title)
-            if row == len(_ROWS) - 1:
-                panel.set_xlabel(label)
+    rows = [row for row in _ROWS if row[0] == "loss" or any(len(_known(run, row[0])) for run in runs)]
+    figure = new_figure(12, 0.6 + 2.6 * len(rows), "plot")
+    axes = figure.subplots(len(rows), len(_ACROSS), sharex="col", sharey="row", squeeze=False)
+    for row, (name, title) in enumerate(rows):
+        for column, (across, _) in enumerate(_ACROSS):
+            _panel(axes[row, column], runs, across, name)
+        _upright(axes[row], runs, name)
+        axes[row, 0].set_ylabel(title)
+    for panel, (_, label) in zip(axes[-1], _ACROSS, strict=True):
+        panel.set_xlabel(label)
     lines, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside upper center", ncols=min(4, len(names)), frameon=False)
+    legend(figure, lines, names, 4, loc="outside upper center")
     return figure
+
+
+def _known(run: Run, name: str) -> NDArray[np.float64]:
+    """The values of a column that are numbers."""
+    values = run.columns.get(name, np.empty(0)).astype(np.float64)
+    return values[~np.isnan(values)]
 
 
 def _panel(panel: Axes, runs: Sequence[Run], across: str, name: str) -> None:
     """One quantity of all runs against one measure of progress."""
+    quiet(panel)
     for index, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
         style = {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
         if across in run.columns and name in run.columns:
             _curve(panel, run, across, name, {**style, "label": label})
         elif not count(run):
             panel.plot([], [], label=label, color=style["color"], linestyle=style["linestyle"])
-    quiet(panel)
-    if name in ("loss", "radius"):
-        panel.set_yscale("log")
-        plain_numbers(panel.yaxis, *panel.get_ylim())
-    if name == "rho":
-        panel.set_ylim(*RHO_RANGE)
-        _thresholds(panel, runs, named=across == _ACROSS[-1][0])
 
 
 def _curve(panel: Axes, run: Run, across: str, name: str, style: dict[str, Any]) -> None:
-    x, y = run.columns[across], run.columns[name].astype(np.float64)
+    """Loss and radius from where their step begins, accuracy and rho where it has ended."""
+    (before, after), y = _progress(run, across), run.columns[name].astype(np.float64)
     if name == "radius":
-        panel.plot(x, y, drawstyle="steps-post", linewidth=1.2, **style)
+        panel.plot(np.append(before, after[-1:]), np.append(y, y[-1:]), drawstyle="steps-post", linewidth=1.2, **style)
     elif name == "rho":
-        _ratios(panel, x, np.clip(y, *RHO_RANGE), run, str(style["color"]))
+        _ratios(panel, after, y, run, str(style["color"]))
     else:
+        x = after
+        if name == "loss":  # that of the last theta is known where the method looked at it
+            x, y = np.append(before, after[-1:]), np.append(y, run.columns.get("loss_new", np.full(len(y), np.nan))[-1:])
         known = np.isfinite(y)  # accuracy is not evaluated in every iteration
         marker = "." if 0 < known.sum() <= 60 else ""
         panel.plot(x[known], y[known], marker=marker, markersize=4, linewidth=1.4, **style)
 
 
+def _progress(run: Run, across: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far the run was before and after each iteration."""
+    found = run.columns[across].astype(np.float64)
+    return (found, found + 1) if across == "iteration" else (np.append(0.0, found)[:-1], found)
+
+
 def _ratios(panel: Axes, x: NDArray[Any], rho: NDArray[np.float64], run: Run, colour: str) -> None:
-    """A dot for each accepted step, a cross for each rejected one; values out of sight lie on the border."""
+    """A dot for each accepted step, a cross for each rejected one, a triangle on the border for what lies beyond it."""
     accepted = run.columns.get("accepted", np.ones(len(rho), np.int64)).astype(bool)
-    for chosen, marker, size in ((accepted, ".", 18.0), (~accepted, "x", 16.0)):
-        panel.scatter(x[chosen], rho[chosen], s=size, marker=marker, linewidths=0.9, color=colour, alpha=0.8, clip_on=False)
+    below, above = rho < RHO_RANGE[0], rho > RHO_RANGE[1]
+    inside = ~below & ~above
+    for chosen, marker, size in ((inside & accepted, ".", 18.0), (inside & ~accepted, "x", 16.0), (below, "v", 22.0), (above, "^", 22.0)):
+        height = np.clip(rho[chosen], *RHO_RANGE)
+        panel.scatter(x[chosen], height, s=size, marker=marker, linewidths=0.9, color=colour, alpha=0.8, clip_on=False)
 
 
-def _thresholds(panel: Axes, runs: Sequence[Run], named: bool) -> None:
-    """Dashed lines at every eta0, eta1 and eta2 in use, named at the right border."""
+def _upright(row: Sequence[Axes], runs: Sequence[Run], name: str) -> None:
+    """The axis of a quantity, which the panels of a row share."""
+    if name == "loss":
+        row[0].set_yscale("log")
+        plain_numbers(row[0].yaxis, *row[0].get_ylim())
+    elif name == "radius":
+        doublings(row[0], np.concatenate([_known(run, name) for run in runs]))
+    elif name == "rho":
+        row[0].set_ylim(*RHO_RANGE)
+        _thresholds(row, [run for run in runs if len(_known(run, name))])
+
+
+def _thresholds(row: Sequence[Axes], runs: Sequence[Run]) -> None:
+    """Dashed lines at every eta0, eta1 and eta2 in use, named once at the right border and not on top of each other."""
+    found: dict[float, list[str]] = {}
     for name in ("eta0", "eta1", "eta2"):
-        values = {flat(config(run)).get(f"trust_region.{name}", math.nan) for run in runs}
-        for value in sorted(value for value in values if value > 0):  # nan: not on record; eta0 = 0: the same as eta1
+        for value in {flat(config(run)).get(f"trust_region.{name}", math.nan) for run in runs}:
+            if value > 0:  # nan: not on record; eta0 = 0: the same as eta1
+                found.setdefault(value, []).append(name)
+    height = -math.inf
+    for value, names in sorted(found.items()):
+        for panel in row:
             panel.axhline(value, color="0.45", linewidth=0.8, linestyle="--")
-            if named:
-                panel.annotate(
-                    f"{name} {value:g}", (1.01, value), xycoords=("axes fraction", "data"), va="center", color="0.35", fontsize=8
-                )
+        height, text = max(value, height + LINE), f"{', '.join(names)} {value:g}"
+        row[-1].annotate(text, (1.01, height), xycoords=("axes fraction", "data"), va="center", color="0.35", fontsize=8)
 
 
 def labels(runs: Sequence[Run]) -> list[str]:

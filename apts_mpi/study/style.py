@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,6 +67,35 @@ def plain_numbers(axis: Axis, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"))
 
 
+def doublings(panel: Axes, values: NDArray[np.float64]) -> None:
+    """An upright logarithmic axis for the positive ones of ``values`` with at most nine ticks, at powers of two."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+    shown = values[(values > 0) & np.isfinite(values)]
+    if not len(shown):
+        return
+    low, high = math.floor(math.log2(shown.min())), math.ceil(math.log2(shown.max()))
+    low, high = (low - 1, high + 1) if low == high else (low, high)
+    powers = range(high, low - 1, -math.ceil((high - low) / 8))
+    panel.set_yscale("log", base=2)
+    panel.yaxis.set_major_locator(FixedLocator([2.0**k for k in powers]))
+    panel.yaxis.set_major_formatter(FixedFormatter([f"{2.0**k:g}" if -4 <= k <= 10 else f"$2^{{{k}}}$" for k in powers]))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.set_ylim(2 ** (low - 0.2), 2 ** (high + 0.2))
+
+
+def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int, **style: Any) -> None:
+    """A legend in at most ``columns`` columns, in fewer where the figure is not wide enough; names wider than it are broken."""
+    for count in range(max(1, min(columns, len(names))), 0, -1):
+        made = figure.legend(handles, names, ncols=count, frameon=False, **style)
+        width = made.get_window_extent().width / figure.bbox.width
+        if width <= 1:
+            return
+        made.remove()
+    room = int(0.9 * max(map(len, names)) / width)  # beside the line
+    figure.legend(handles, [fill(name, room) for name in names], frameon=False, **style)
+
+
 def legend_below(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:
     """One legend for all panels, below them: what was measured first, then the lines beside it."""
     found: dict[str, Any] = {}
@@ -71,7 +105,7 @@ def legend_below(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> No
     ordered = sorted(found, key=lambda label: not hasattr(found[label], "has_yerr"))  # containers of error bars come first
     if ordered:
         handles = [found[label] for label in ordered]
-        figure.legend(handles, ordered, loc="outside lower center", ncols=min(columns, len(ordered)), frameon=False, fontsize=9)
+        legend(figure, handles, ordered, columns, loc="outside lower center", fontsize=9)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

@@ -7,18 +7,22 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from apts_mpi import cli
 from apts_mpi.contracts import Status, StepInfo
-from apts_mpi.rundir import Completion, read_run
+from apts_mpi.rundir import Completion, Run, read_run
 from apts_mpi.storage.records import RunDirectory
 from apts_mpi.study import tables
 from apts_mpi.study.plots import labels
 from apts_mpi.study.show import plot_runs, show_run
 from apts_mpi.timing import Timers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONFIG = 'preset = "default"\n[local]\niters = 7\n[model]\nname = "mlp"\nwidths = [64, 32]\n[trust_region]\neta1 = 0.25\neta2 = 0.75\n'
 FACTS = {"ranks": 3, "versions": {"python": "3.11", "torch": "2.13"}, "hosts": ["n1", "n1", "n2"]}
@@ -148,23 +152,93 @@ def test_pictures_by_their_ending(tmp_path: Path, ending: str, magic: bytes) -> 
     assert out.read_bytes().startswith(magic)
 
 
-def test_what_the_picture_holds(tmp_path: Path) -> None:
+def drawn(*runs: Run) -> Figure:
     pytest.importorskip("matplotlib")
     from apts_mpi.study.plots import _figure
 
-    path = make(tmp_path / "a")
-    figure = _figure([read_run(path), read_run(make(tmp_path / "b", 3, finish=False))])
+    return _figure(runs)
+
+
+def test_what_the_picture_holds(tmp_path: Path) -> None:
+    figure = drawn(read_run(make(tmp_path / "a")), read_run(make(tmp_path / "b", 3, finish=False)))
     axes = figure.axes
     assert len(axes) == 12
     loss, accuracy, radius, rho = axes[0::3]
     assert loss.get_yscale() == radius.get_yscale() == "log" and accuracy.get_yscale() == rho.get_yscale() == "linear"
     line = loss.get_lines()[0]
-    assert line.get_label() == "a" and np.array_equal(line.get_xdata(), range(12))
-    assert np.array_equal(accuracy.get_lines()[0].get_xdata(), [1, 3, 5, 7, 9, 11])  # only where it was evaluated
+    assert line.get_label() == "a" and np.array_equal(line.get_xdata(), range(13))
+    assert np.array_equal(accuracy.get_lines()[0].get_xdata(), [2, 4, 6, 8, 10, 12])  # only where it was evaluated
     assert loss.get_lines()[1].get_label() == "b (did not finish)"
     assert [axis.get_xlabel().split()[0] for axis in axes[9:]] == ["outer", "gradient", "time,"]
     assert {float(entry.get_ydata()[0]) for entry in rho.get_lines()} == {0.25, 0.75}  # type: ignore[index, arg-type]
-    assert axes[1].get_lines()[0].get_xdata()[2] == 14.0  # type: ignore[index]
+
+
+def test_a_loss_stands_at_the_work_that_led_to_it(tmp_path: Path) -> None:
+    """Before the step: at the end of the iteration before; the last one, if it was evaluated, at the end."""
+    run = read_run(make(tmp_path / "a", 3))
+    columns = {**run.columns, "passes": np.array([4.0, 7.0, 10.0])}
+    last = np.array([1.6, 1.28, math.nan])
+    for after, wanted in (([1.6, 1.28, 1.0], [(0, 2.0), (4, 1.6), (7, 1.28), (10, 1.0)]), (last, [(0, 2.0), (4, 1.6), (7, 1.28)])):
+        axes = drawn(replace(run, columns={**columns, "loss_new": np.array(after)})).axes
+        assert axes[1].get_lines()[0].get_xydata() == pytest.approx(np.array(wanted))
+    assert axes[4].get_lines()[0].get_xdata() == [7.0]  # the accuracy after the second iteration
+    assert np.array_equal(axes[7].get_lines()[0].get_xydata(), [(0, 1), (4, 0.5), (7, 0.25), (10, 0.25)])
+    assert np.array_equal(np.asarray(axes[10].collections[0].get_offsets())[:, 0], [4, 7, 10])
+
+
+def test_ratios_beyond_the_axis_are_triangles_that_point_there(tmp_path: Path) -> None:
+    run = read_run(make(tmp_path / "a", 6))
+    rho = np.array([4.21, 1.0, math.nan, 0.1, -0.7, -math.inf])
+    axes = drawn(replace(run, columns={**run.columns, "rho": rho, "accepted": np.array([1, 1, 0, 0, 0, 0])})).axes
+    found = [np.asarray(marks.get_offsets()).tolist() for marks in axes[9].collections]
+    assert found[0] == [[2, 1.0]] and found[1][1:] == [[4, 0.1]] and math.isnan(found[1][0][1])
+    assert found[2:] == [[[5, -0.6], [6, -0.6]], [[1, 1.6]]]
+    down, up = (marks.get_paths()[0].vertices for marks in axes[9].collections[2:])
+    assert len({x for x, y in down if y < 0}) == len({x for x, y in up if y > 0}) == 1  # the tip
+    assert "triangle: beyond the axis" in axes[9].get_ylabel()
+
+
+@pytest.mark.parametrize(("values", "ticks"), [
+    ([2.0, 8.0, 4.0], ["8", "4", "2"]), ([0.1, 0.4], ["0.5", "0.25", "0.125", "0.0625"]), ([4.0, 4.0], ["8", "4", "2"]),
+    ([2.0**-12, 1.0], ["1", "0.25", "0.0625", "$2^{-6}$", "$2^{-8}$", "$2^{-10}$", "$2^{-12}$"]),
+])  # fmt: skip
+def test_the_radius_has_ticks_at_powers_of_two(tmp_path: Path, values: list[float], ticks: list[str]) -> None:
+    run = read_run(make(tmp_path / "a", len(values)))
+    panel = drawn(replace(run, columns={**run.columns, "radius": np.array(values)})).axes[6]
+    low, high = panel.get_ylim()
+    assert [text.get_text() for text in panel.get_yticklabels()] == ticks
+    assert all(low < tick < high for tick in panel.get_yticks()) and low < min(values) and max(values) < high
+
+
+def test_rows_without_values_are_left_out(tmp_path: Path) -> None:
+    """A run of SGD has neither radius nor rho, and the thresholds in its settings say nothing."""
+    run = read_run(make(tmp_path / "a", 5))
+    sgd = replace(run, columns={**run.columns, "radius": np.full(5, math.nan), "rho": np.full(5, math.nan)}, config='method = "sgd"\n')
+    axes = drawn(sgd).axes
+    assert [panel.get_ylabel() for panel in axes[::3]] == ["training loss", "test accuracy, %"]
+    assert axes[-1].get_xlabel() == "time, s"
+    thresholds = '[trust_region]\neta1 = 0.5\n'
+    assert {line.get_ydata()[0] for line in drawn(run, replace(sgd, config=thresholds)).axes[9].get_lines()} == {0.25, 0.75}
+
+
+def test_thresholds_are_named_once_and_not_on_top_of_each_other(tmp_path: Path) -> None:
+    run = read_run(make(tmp_path / "a"))
+    other = replace(run, config="[trust_region]\neta0 = 0.25\neta1 = 0.3\neta2 = 0.75\n")
+    figure = drawn(run, other)
+    figure.draw_without_rendering()
+    named = figure.axes[11].texts
+    assert [text.get_text() for text in named] == ["eta0, eta1 0.25", "eta1 0.3", "eta2 0.75"]
+    boxes = [text.get_window_extent() for text in named]
+    assert all(lower.y1 <= upper.y0 for lower, upper in zip(boxes, boxes[1:], strict=False))
+
+
+@pytest.mark.parametrize("letters", [20, 60, 400])
+def test_the_legend_is_not_wider_than_the_picture(tmp_path: Path, letters: int) -> None:
+    run = read_run(make(tmp_path / "a", 3))
+    figure = drawn(*(replace(run, path=Path("/".join((f"{k}" + letters * "w", "run")))) for k in range(6)))
+    figure.draw_without_rendering()
+    box = figure.legends[-1].get_window_extent()
+    assert len(figure.legends) == 1 and 0 <= box.x0 and box.x1 <= figure.bbox.width
 
 
 def test_runs_that_are_compared_are_named_with_their_methods(tmp_path: Path) -> None:
