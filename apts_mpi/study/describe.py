@@ -38,8 +38,7 @@ def planned(study: Study, runs: Sequence[Run], estimates: Sequence[Duration]) ->
         config, mark = run.config, "*" if crowded(study, run.ranks) else ""
         marked = marked or bool(mark)
         name = f"{run.method.name:<22} {run.network.name or '-':<10} {'+'.join(run.scalings):<12} {str(run.ranks) + mark:>4}"
-        subdomains, size = config.solver.subdomains or run.ranks, config.data.limit or "all"
-        sizes = f"{run.nodes:>5} {subdomains:>4} {size:>8} {config.data.batch or 'full':>7}"
+        sizes = f"{run.nodes:>5} {run.subdomains:>4} {config.data.limit or 'all':>8} {config.data.batch or 'full':>7}"
         yield f"{name} {sizes} {len(rows):>4} {duration(mean):>8}"
     if marked:
         yield "* more threads than the cores of this machine: on it these runs are " + ("marked" if study.oversubscribe else "refused")
@@ -61,11 +60,11 @@ def _sums(runs: Sequence[Run], estimates: Sequence[Duration]) -> Iterator[str]:
 
 def status(study: Study, runs: Sequence[Run], states: Sequence[str]) -> Iterator[str]:
     """A line for every case, and how many runs are left."""
-    yield f"{'method':<22} {'network':<10} {'P':>4} {'N':>4} {'samples':>8} {'done':>5} {'failed':>6} {'missing':>7}"
+    yield f"{'method':<22} {'network':<10} {'scaling':<12} {'P':>4} {'N':>4} {'samples':>8} {'done':>5} {'failed':>6} {'missing':>7}"
     for rows in groups(runs).values():
         run, count = runs[rows[0]], Counter(states[i] for i in rows)
         yield (
-            f"{run.method.name:<22} {run.network.name or '-':<10} {run.ranks:>4} {run.config.solver.subdomains or run.ranks:>4} "
+            f"{run.method.name:<22} {run.network.name or '-':<10} {'+'.join(run.scalings):<12} {run.ranks:>4} {run.subdomains:>4} "
             f"{run.config.data.limit or 'all':>8} {count['done']:>5} {count['failed']:>6} {count['missing']:>7}"
         )
     total = Counter(states)

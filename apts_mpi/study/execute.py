@@ -204,15 +204,24 @@ def last_words(run: Run) -> str:
 def outcome_line(run: Run, outcome: Attempt) -> str:
     """A run in a line."""
     name = f"{run.method.name}{' on ' + run.network.name if run.network.name else ''}"
-    head = f"{name:<24} P={run.ranks:<4d} seed {run.seed} rep {run.repetition}  {outcome.seconds:6.1f} s"
+    size = f"{'+'.join(run.scalings):<11} P={run.ranks:<4d} N={run.subdomains:<4d}"
+    head = f"{name:<22} {size} seed {run.seed} rep {run.repetition}  {outcome.seconds:6.1f} s"
     if run.done:
         return head + ("  diverged" if outcome.code == NUMERICAL else "")
     if outcome.code == TAKEN:
         return f"{head}  {outcome.command}"
     if outcome.code == AGAIN:
-        return f"{head}  stopped before its end: {last_words(run)}"
+        return f"{head}  {_stopped(run, outcome)}"
     why = "took too long" if outcome.code == LATE else f"exit code {outcome.code}"
     return f"{head}  FAILED, {why}: {last_words(run) or 'no output'}\n      all of it: {run.folder.with_name(run.id + '.log')}"
+
+
+def _stopped(run: Run, outcome: Attempt) -> str:
+    """How far a run came that was told to end; a log may be that of an earlier try."""
+    if not outcome.seconds:
+        return "not begun"
+    words = last_words(run)
+    return f"stopped before its end: {words}" if words else "stopped before its end"
 
 
 def duration(seconds: float) -> str:

@@ -48,6 +48,10 @@ class Run:
         return finished(self.folder, self.toml)
 
     @property
+    def subdomains(self) -> int:
+        return self.config.solver.subdomains or self.ranks
+
+    @property
     def case(self) -> tuple[str, str, int, int, int, int]:
         """What repetitions and seeds have in common: method, network, ranks, subdomains, samples and minibatch."""
         config = self.config

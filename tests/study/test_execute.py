@@ -79,6 +79,25 @@ def test_a_run_that_fails_is_told_and_tried_again(made: Path, tmp_path: Path) ->
     assert execute.Executor(study, launcher(), lines.append).make(runs) == [] and make.state(runs[0]) == "done"
 
 
+def test_lines_tell_the_runs_of_a_repetition_apart(made: Path) -> None:
+    runs = [run for run in plan(read_study(made)) if run.repetition == 0]
+    lines = [execute.outcome_line(run, attempt.Attempt(run.id, 7, 1.0, 1.0, False, "", "", "")).split(" s ")[0] for run in runs]
+    assert len(set(lines)) == len(runs) and all(line.isprintable() for line in lines)
+    assert any("Sweep" in line and " strong " in line and " P=1 " in line and " N=2 " in line for line in lines)
+    assert any("Sweep" in line and " weak " in line and " P=1 " in line and " N=1 " in line for line in lines)
+
+
+@pytest.mark.parametrize(("seconds", "log", "words"), [
+    (0.0, "of an earlier try", "  not begun"), (0.1, "", "  stopped before its end"),
+    (0.1, "saved\n", "  stopped before its end: saved"),
+])  # fmt: skip
+def test_a_run_that_was_told_to_end_says_how_far_it_came(made: Path, tmp_path: Path, seconds: float, log: str, words: str) -> None:
+    run = one_rank(made)[0]
+    run = replace(run, config=replace(run.config, run=replace(run.config.run, dir=str(tmp_path / run.id))))
+    (tmp_path / (run.id + ".log")).write_text(log)
+    assert execute.outcome_line(run, attempt.Attempt(run.id, attempt.AGAIN, seconds, 1.0, False, "", "", "")).endswith(words)
+
+
 def test_a_run_that_takes_too_long_is_ended(made: Path, tmp_path: Path) -> None:
     runs = [replace(run, config=replace(run.config, run=replace(run.config.run, dir=str(tmp_path / run.id)))) for run in one_rank(made)[:1]]
     asleep = f"{launcher().split()[0]} -c 'import os, time; open(\"{tmp_path}/pid\", \"w\").write(str(os.getpid())); time.sleep(100)'"

@@ -85,3 +85,10 @@ def test_refusals(words: list[str], message: str, study: Path, capsys: pytest.Ca
 def test_status_counts(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scale", "status", str(study)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "0 of 30 done, 0 failed, 30 missing"
+
+
+def test_status_tells_strong_and_weak_runs_apart(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["scale", "status", str(study)])
+    cases = [line.split()[:6] for line in capsys.readouterr().out.splitlines()[:-1]]
+    assert cases[0] == ["method", "network", "scaling", "P", "N", "samples"]
+    assert len({tuple(case) for case in cases}) == len(cases) and ["Sweep", "-", "weak", "1", "1", "20"] in cases
