@@ -54,12 +54,12 @@ def report_study(study: Study, out: str | None) -> list[Path]:
     from apts_mpi.study.whatif_report import parts, write_whatif
 
     points = collect_study(study)
-    folder, machine = Path(out) if out else study.home / REPORT, read_machine(study.home / CALIBRATION)
+    folder, machine, warnings = Path(out) if out else study.home / REPORT, read_machine(study.home / CALIBRATION), distrust(study)
     written, extra = list[Path](), list[Part]()
     if machine is not None:
         found = extrapolated(study, machine)
-        written = write_whatif(*found[:2], folder / FIGURES, found[2])
-        extra = parts(*found, next(path for path in written if path.suffix == ".png"))
+        written = write_whatif(*found[:2], folder / FIGURES, found[2], warnings)
+        extra = parts(*found, next(path for path in written if path.suffix == ".png"), warnings)
     return [*write_report(points, folder, predictions(study, points), extra), *written]
 
 
@@ -80,14 +80,27 @@ def whatif_study(study: Study, out: str | None, samples: int, own: Sequence[Fabr
     """What ``scale whatif`` prints; ``machine``: in place of the calibrated one."""
     from apts_mpi.study.whatif_report import crossover_lines, lines, target_lines, write_whatif
 
+    warnings = [] if machine else distrust(study)
     machine = machine or read_machine(study.home / CALIBRATION)
     if machine is None:
         told = f"no calibration in {study.home / CALIBRATION}; apts-mpi scale run makes it, or state --flops and --memory"
         raise StudyError(f"{study.path}: {told}")
     rows, found, targets = extrapolated(study, machine, samples, own)
-    notes = [note] if (note := machine.note(max(row.ranks for row in rows))) else []
+    notes = [*([note] if (note := machine.note(max(row.ranks for row in rows))) else []), *warnings]
     written = write_whatif(rows, found, Path(out) if out else study.home / REPORT, targets, notes)
     return [*lines(rows), *notes, "", *crossover_lines(found), "", *target_lines(targets), "", *map(str, written)]
+
+
+def distrust(study: Study) -> list[str]:
+    """What the study's own runs say against the cost model; empty before they are collected."""
+    from apts_mpi.study.report_words import trust
+    from apts_mpi.study.statistics import all_series
+
+    try:
+        points = read_points(study.home)
+    except FileNotFoundError:
+        return []
+    return trust(all_series(points), predictions(study, points))
 
 
 def stated(study: Study, flops: float, memory: float) -> Machine:

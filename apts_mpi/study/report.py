@@ -40,7 +40,7 @@ def write_report(
 def _parts(
     points: Points, series: Sequence[Series], pictures: Sequence[Picture], predictions: Predictions, extra: Sequence[Part]
 ) -> Iterator[Part]:
-    yield from (Paragraph(f"WARNING: {text}", loud=True) for text in words.warnings(points))
+    yield from (Paragraph(f"WARNING: {text}", loud=True) for text in [*words.warnings(points), *words.noise(series)])
     yield from _results(points, series)
     yield Heading("Where APTS does not win")
     yield Bullets(tuple(words.losses(points, series)))
@@ -54,7 +54,7 @@ def _parts(
 
 def _results(points: Points, series: Sequence[Series]) -> Iterator[Part]:
     yield Heading("Results")
-    yield from map(Paragraph, words.summary(points))
+    yield from map(Paragraph, words.summary(points, series))
     groups = dict.fromkeys((one.scaling, one.network) for one in series)
     for scaling, network in groups:
         group = [one for one in series if (one.scaling, one.network) == (scaling, network)]
@@ -73,7 +73,8 @@ def _laws(points: Points, series: Sequence[Series]) -> Iterator[Part]:
         yield fits
         yield Paragraph(
             "With x = P / P0: Amdahl S = 1 / ((1 - p) + p / x), Gustafson S = x - (1 - p)(x - 1); p by least squares for each repetition. "
-            "Two rank counts fix p and leave nothing to be tested: that is an interpolation, and says nothing about more ranks."
+            "Two rank counts fix p and leave nothing to be tested: that is an interpolation, and says nothing about more ranks. "
+            "A p below zero is none: more ranks take longer."
         )
 
 

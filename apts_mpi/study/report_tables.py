@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from apts_mpi.study.document import Table
 from apts_mpi.study.figures import called, sentence
 from apts_mpi.study.figures_scaling import WITHIN, Predictions, predicted
-from apts_mpi.study.fits import fit
+from apts_mpi.study.fits import Fit, fit
 from apts_mpi.study.points import Points
-from apts_mpi.study.statistics import WALL_CLOCK, Case, Estimate, Series
+from apts_mpi.study.statistics import WALL_CLOCK, Case, Estimate, Series, distinct_cases
 from apts_mpi.timing import size_text
 
 DAGGER = "\u2020"  # oversubscribed
@@ -102,28 +102,40 @@ def fits(series: Sequence[Series], target: float) -> Table:
         for name, words in CLOCKS.items():
             found = fit(one, name) if name != "target_seconds" or math.isfinite(target) else None
             if found is not None:
-                rows.append((one.scaling, called(one.network), one.method, words, found.law, found.kind, spread(found.p, 4)))
+                rows.append((one.scaling, called(one.network), one.method, words, found.law, found.kind, share(one, name, found)))
     header = ("scaling", "network", "method", "timed", "law", "from", "p")
     return Table("Parallel share p after Amdahl (strong) and Gustafson (weak), medians [95 % interval].", header, tuple(rows), "fits", 6)
 
 
+def share(series: Series, name: str, found: Fit) -> str:
+    """p with its interval; words where there is none, since more ranks take longer."""
+    if found.p.median < 0:
+        slower = [str(ranks) for ranks, up in series.speedup(name).items() if up.median < 1]
+        return f"none: slower on {', '.join(slower) or 'more'} ranks"
+    return f"{number(found.p.median, 4)} [none, {number(found.p.high, 4)}]" if found.p.low < 0 else spread(found.p, 4)
+
+
 def errors(series: Sequence[Series], predictions: Predictions) -> Table:
-    """Measured against predicted seconds, case by case; a case that both scalings share stands there once."""
-    cases = {tuple(run.run for run in case.runs): case for one in reversed(series) for case in one.cases}
-    rows = [row for case in reversed(cases.values()) if (row := _error(case, predictions))]
+    """Measured against predicted seconds, case by case."""
+    rows = [row for case in distinct_cases(series) if (row := _error(case, predictions))]
     good = sum(row[-1] == "yes" for row in rows)
     header = ("scaling", "network", "method", "ranks", "measured, s", "predicted, s", "floor, s", "error, %", "within 10 %")
     count = f"{good} of {len(rows)} {'case' if len(rows) == 1 else 'cases'} within 10 %"
     return Table(f"Predicted against measured seconds of an outer iteration: {count}.", header, tuple(rows), "predictions", 3)
 
 
+def error(case: Case, predictions: Predictions) -> float:
+    """By what share of the measured seconds the predicted ones differ from them; nan where one of both is missing."""
+    off = predicted(case, predictions, "seconds") / case.estimate("iteration_seconds").median - 1
+    return off if math.isfinite(off) else math.nan
+
+
 def _error(case: Case, predictions: Predictions) -> tuple[str, ...]:
-    measured = case.estimate("iteration_seconds").median
-    guess, floor = (predicted(case, predictions, name) for name in ("seconds", "floor"))
-    if not (math.isfinite(measured) and math.isfinite(guess)):
+    off = error(case, predictions)
+    if math.isnan(off):
         return ()
-    off = guess / measured - 1
-    seconds = [number(value, 4) for value in (measured, guess, floor)]
+    guesses = [predicted(case, predictions, name) for name in ("seconds", "floor")]
+    seconds = [number(value, 4) for value in (case.estimate("iteration_seconds").median, *guesses)]
     scalings, verdict = " and ".join(case.runs[0].scalings), "yes" if abs(off) <= WITHIN else "NO"
     return scalings, called(case.network), case.method, str(case.ranks), *seconds, f"{100 * off:+.1f}", verdict
 

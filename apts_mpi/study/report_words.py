@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from apts_mpi.study.figures import called, sentence
+from apts_mpi.study.figures_scaling import WITHIN, Predictions
 from apts_mpi.study.points import Point, Points
-from apts_mpi.study.report_tables import number, spread
-from apts_mpi.study.statistics import DRAWS, ENOUGH, Case, Series, networks
+from apts_mpi.study.report_tables import error, number, spread
+from apts_mpi.study.statistics import DRAWS, ENOUGH, WIDE, Case, Series, distinct_cases, networks
 
 SAME = (  # in all runs
     "package_version", "source_sha256", "git_commit", "versions", "mpi_library", "system", "cpu", "threads_per_rank", "data_fingerprint",
@@ -33,14 +34,42 @@ def plural(count: int, word: str, many: str = "") -> str:
     return f"{count} {word if count == 1 else many or word + 's'}"
 
 
-def summary(points: Points) -> list[str]:
+def summary(points: Points, series: Sequence[Series]) -> list[str]:
     """What was run, in one paragraph, and what the marks in the tables mean."""
     crowded = any(p.oversubscribed for p in points.points)
     mark = " A dagger marks oversubscribed cases, whose seconds say nothing about speed." if crowded else ""
-    noisy = sum(p.noisy for p in points.points)
+    busy, noisy = sum(p.noisy for p in points.points), len(_noisy(series))
     return [
-        f"{len(points.points)} of {plural(points.planned, 'run')} finished, {len(points.failed)} failed, "
-        f"{_untried(points)} not tried; {noisy} noisy.{mark} '-': does not exist."
+        f"{len(points.points)} of {plural(points.planned, 'run')} finished, {len(points.failed)} failed, {_untried(points)} not tried; "
+        f"{plural(noisy, 'case')} noisy, {plural(busy, 'run')} begun on a busy machine.{mark} '-': does not exist."
+    ]
+
+
+def _noisy(series: Sequence[Series]) -> list[Case]:
+    return [case for case in distinct_cases(series) if case.noisy]
+
+
+def noise(series: Sequence[Series]) -> list[str]:
+    """A warning where the seconds of some cases differ much from run to run."""
+    noisy, timed = len(_noisy(series)), sum(not case.crowded for case in distinct_cases(series))
+    if not noisy:
+        return []
+    told = "is noisy: its 95 % interval" if noisy == 1 else "are noisy: their 95 % intervals"
+    return [
+        f"{noisy} of {plural(timed, 'case')} {told} of the seconds of an outer iteration {'is' if noisy == 1 else 'are'} wider than "
+        f"{100 * WIDE:g} % of the median; the machine was not quiet."
+    ]
+
+
+def trust(series: Sequence[Series], predictions: Predictions) -> list[str]:
+    """A warning where the cost model misses what was measured here."""
+    errors = [off for case in distinct_cases(series) if not math.isnan(off := error(case, predictions))]
+    missed = [off for off in errors if abs(off) > WITHIN]
+    if not missed:
+        return []
+    return [
+        f"WARNING: The cost model misses {len(missed)} of {plural(len(errors), 'case')} measured here by more than {100 * WITHIN:g} %, "
+        f"at worst by {100 * max(missed, key=abs):+.0f} %: what it says of machines that are not here is no better."
     ]
 
 
@@ -102,19 +131,24 @@ def _behind(case: Case, rivals: Sequence[Case], name: str, words: str, times: st
 
 def marked(points: Points, series: Sequence[Series]) -> list[str]:
     """Runs that failed or were noisy, by name, and cases with oversubscribed runs."""
-    noisy = [p.run for p in points.points if p.noisy]
+    busy, noisy = [p.run for p in points.points if p.noisy], [_where(case) for case in _noisy(series)]
     crowded = [_crowded(case) for one in series for case in one.cases if any(run.oversubscribed for run in case.runs)]
     off = "copy bandwidth more than 15 % below the host's median just before; used like all others"
     return [
         f"{len(points.points)} of {plural(points.planned, 'planned run')} finished; {_untried(points)} not tried.",
-        _named(points.failed, "run", "failed", "no result, not used"), _named(noisy, "run", "noisy", off),
+        _named(points.failed, "run", "failed", "no result, not used"), _named(busy, "run", "begun on a busy machine", off),
+        _named(noisy, "case", "noisy", f"interval of the seconds of an outer iteration wider than {100 * WIDE:g} % of the median", "; "),
         _named(crowded, "case", "oversubscribed", "more threads than cores; seconds enter no statistics and carry a dagger", "; "),
     ]  # fmt: skip
 
 
 def _crowded(case: Case) -> str:
     runs = f"{sum(run.oversubscribed for run in case.runs)} of {plural(len(case.runs), 'run')}"
-    return f"{case.method}, {case.scaling}, {called(case.network)}, {plural(case.ranks, 'rank')} ({runs})"
+    return f"{_where(case)} ({runs})"
+
+
+def _where(case: Case) -> str:
+    return f"{case.method}, {case.scaling}, {called(case.network)}, {plural(case.ranks, 'rank')}"
 
 
 def _named(names: Sequence[str], word: str, state: str, why: str, between: str = ", ") -> str:

@@ -21,6 +21,7 @@ from apts_mpi.study.points import Point, Points
 MISSING = "this needs scipy; install it with: pip install 'apts_mpi[study]'"
 DRAWS = 4000  # of the bootstrap
 ENOUGH = 6  # values; with fewer the 95 % interval is the range at best: the range of n holds the median with 1 - 2^(1 - n)
+WIDE = 0.20  # of the median; a case whose interval is wider is noisy
 WALL_CLOCK = ("iteration_seconds", "seconds_per_pass", "target_seconds", "run_seconds")
 _NEVER = 1e140  # stands for infinity where infinity less infinity would be taken; its square is finite
 
@@ -105,6 +106,12 @@ class Case:
         return self.estimate(name).median
 
     @property
+    def noisy(self) -> bool:
+        """Whether the seconds of an outer iteration differ much from run to run."""
+        found = self.estimate("iteration_seconds")
+        return found.high - found.low > WIDE * found.median
+
+    @property
     def reached(self) -> int:
         """Runs that saw the target accuracy."""
         return sum(not math.isnan(run.target_iterations) for run in self.runs)
@@ -155,6 +162,14 @@ def all_series(points: Points) -> list[Series]:
         raise ValueError(f"study {points.name}: there is no finished run, so nothing to report; apts-mpi scale run makes them")
     keys = [(s, n, m) for s in SCALINGS for n in networks(points) for m in points.methods if points.of(scaling=s, network=n, method=m)]
     return [series for key in keys for series in _variants(points, *key)]
+
+
+def distinct_cases(series: Sequence[Series]) -> list[Case]:
+    """All cases in turn; one that both scalings share stands there once, with the first."""
+    found: dict[tuple[str, ...], Case] = {}
+    for case in (case for one in series for case in one.cases):
+        found.setdefault(tuple(run.run for run in case.runs), case)
+    return list(found.values())
 
 
 def networks(points: Points) -> list[str]:

@@ -22,6 +22,12 @@ RANKS = tuple(2**k for k in range(13))
 SAMPLES_MAX = 2**16  # of a rank, up to which a crossover is looked for
 DENSE = 16
 BLOCKING, OVERLAPPED = "SGD", "SGD overlapped"
+NUS = (5, 10, 20)
+LSR1 = f"APTS nu = {', '.join(map(str, NUS))} is preset lsr1 with nu local iterations"
+PRICED = (
+    f"Priced by the model, not measured: {LSR1}, APTS sweep the preset default;",
+    f"{BLOCKING} sums its gradient after the backward pass, {OVERLAPPED} during it. Model and data are those of the study.",
+)
 ASSUMPTIONS = (
     "Assumed: every rank computes as fast as measured; no contention between nodes, no noise, no rank waits for another;",
     "sums by the better of recursive doubling and Rabenseifner at the fabric's latency and bandwidth, their additions one pass over",
@@ -59,7 +65,7 @@ def fabrics(*own: Fabric) -> tuple[Fabric, ...]:
 def variants(config: Config) -> dict[str, Config]:
     """What is compared, for the model and data settings of ``config``: name -> config."""
     real = replace(config.comm, emulate_latency=0.0, emulate_bandwidth=0.0, emulate_ranks=0)
-    found = {f"APTS nu = {nu}": preset("lsr1", local={"iters": nu}) for nu in (5, 10, 20)}
+    found = {f"APTS nu = {nu}": preset("lsr1", local={"iters": nu}) for nu in NUS}
     found["APTS sweep"] = preset("default")
     found |= {name: preset("default", "sgd", baseline={"overlap": name == OVERLAPPED, "bucket": config.baseline.bucket})
               for name in (BLOCKING, OVERLAPPED)}  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from apts_mpi.study.document import Heading, Paragraph, Part, Picture, Table
 from apts_mpi.study.style import COLOURS, MARKERS, legend_below, new_figure, plain_numbers, quiet, save
-from apts_mpi.study.whatif import ASSUMPTIONS, BLOCKING, OVERLAPPED, SAMPLES_MAX, Crossover, Row, Target
+from apts_mpi.study.whatif import ASSUMPTIONS, BLOCKING, LSR1, OVERLAPPED, PRICED, SAMPLES_MAX, Crossover, Row, Target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 NAME = "whatif"
 SHOWN = (1, 2, 8, 64, 512, 4096)  # rank counts of a report's tables
+PRICES = f"{LSR1}, priced by the model and not measured."
 NEVER = 0.5  # samples, where a picture shows that there is no range
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
     """Milliseconds per gradient, a table for each fabric, a column for each rank count."""
     if not rows:
-        return [*ASSUMPTIONS]
-    return [*_by_fabric(rows, f"ms per gradient of {rows[0].samples} samples per rank", 1e3), *ASSUMPTIONS]
+        return [*PRICED, *ASSUMPTIONS]
+    return [*_by_fabric(rows, f"ms per gradient of {rows[0].samples} samples per rank", 1e3), *PRICED, *ASSUMPTIONS]
 
 
 def crossover_lines(found: Sequence[Crossover]) -> list[str]:
@@ -63,19 +64,25 @@ def _table(cells: Sequence[tuple[str, int, str]]) -> list[str]:
     return [head, *(f"  {name:<16}" + "".join(f"{known.get((name, p), '-'):>{width}}" for p in ranks) for name in names), ""]
 
 
-def parts(rows: Sequence[Row], found: Sequence[Crossover], targets: Sequence[Target], picture: Path) -> list[Part]:
-    """The section of a report; ``picture`` is what ``write_whatif`` drew."""
+def parts(
+    rows: Sequence[Row], found: Sequence[Crossover], targets: Sequence[Target], picture: Path, warnings: Sequence[str] = ()
+) -> list[Part]:  # fmt: skip
+    """The section of a report; ``picture`` is what ``write_whatif`` drew, ``warnings`` what speaks against the model."""
     across = [p for p in SHOWN if p in {each.ranks for each in found}]
     cells = {(each.fabric, each.method, each.against, each.ranks): str(each) for each in found}
     keys = list(dict.fromkeys((each.fabric, each.method, each.against) for each in found))
     crossing = Table(
-        f"Widest range of samples per rank in which APTS needs less time per gradient evaluation (1 to {SAMPLES_MAX:,} tried).",
+        f"Widest range of samples per rank in which APTS needs less time per gradient evaluation (1 to {SAMPLES_MAX:,} tried). {PRICES}",
         ("fabric", "APTS", "than", *(f"P = {p:,}" for p in across)), tuple((*key, *(cells[*key, p] for p in across)) for key in keys),
         "crossover", words=3,
     )  # fmt: skip
-    caption = f"Predicted time per gradient evaluation of {rows[0].samples} samples per rank, and the crossovers, from 1 to 4,096 ranks."
+    caption = (
+        f"Predicted time per gradient evaluation of {rows[0].samples} samples per rank, and the crossovers, from 1 to 4,096 ranks. {PRICES}"
+    )
     trust = "This is the cost model at work: it is no better here than in the table of predicted and measured seconds above."
-    shown: list[Part] = [Heading("What if: other networks, more ranks"), Paragraph(trust), Paragraph(" ".join(ASSUMPTIONS))]
+    shown: list[Part] = [Heading("What if: other networks, more ranks")]
+    shown += [Paragraph(text, loud=True) for text in warnings]
+    shown += map(Paragraph, (trust, " ".join(PRICED), " ".join(ASSUMPTIONS)))
     return [*shown, Picture(picture, caption), crossing, *([_targets(targets)] if targets else [])]
 
 
@@ -106,7 +113,9 @@ def figure(rows: Sequence[Row], found: Sequence[Crossover]) -> Figure:
     axes[0, 0].set_ylabel(f"ms per gradient of\n{rows[0].samples} samples per rank")
     axes[1, 0].set_ylabel(f"faster than {OVERLAPPED}:\nsamples per rank")
     axes[2, 0].set_ylabel(f"faster than {BLOCKING}:\nsamples per rank")
-    legend_below(picture, axes[0], columns=6)
+    for dashes, end in (("--", "begins"), ("-", "ends")):
+        axes[1, 0].plot([], [], dashes, color="0.3", linewidth=1.3, label=f"lower panels: range {end}")
+    legend_below(picture, [*axes[0], axes[1, 0]], columns=6)
     return picture
 
 

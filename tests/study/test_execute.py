@@ -162,3 +162,14 @@ def test_a_study_that_cannot_work_is_refused_before_anything_starts(tmp_path: Pa
         assert main(["scale", "run", str(write_study(tmp_path, **{key: value}))]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_speaks_against_the_cost_model_is_known_once_runs_are_collected(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = replace(read_study(made), folder=str(made.parent / "elsewhere"))
+    assert results.distrust(study) == []
+    study = read_study(made)
+    points = results.collect_study(study)
+    assert results.distrust(study) == []  # nothing was calibrated, so nothing is predicted
+    monkeypatch.setattr(results, "predictions", lambda study, points: {p.run: {"seconds": 2 * p.iteration_seconds} for p in points.points})
+    [told] = results.distrust(study)
+    assert told.startswith(f"WARNING: The cost model misses {len(points.points)} of {len(points.points)} cases measured here")

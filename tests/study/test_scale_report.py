@@ -60,7 +60,7 @@ def test_tables_hold_the_known_numbers(report: Path) -> None:
 def test_words_of_the_report(report: Path) -> None:
     text = (report / "report.md").read_text(encoding="utf-8")
     assert "288 of 289 planned runs finished; 0 not tried." in text and "1 run failed (no result, not used): sgd-strong-P2-rep9." in text
-    assert "4 runs noisy" in text and "apts-cloud-weak-P2-rep3" in text
+    assert "4 runs begun on a busy machine" in text and "No case noisy." in text and "apts-cloud-weak-P2-rep3" in text
     assert "12 cases oversubscribed" in text and "SGD, weak, real network, 4 ranks (8 of 8 runs)" in text
     assert "APTS on P0 = 1 rank takes 2.01 " in text
     assert "commit: c0ffee" in text and "MPICH Version: 5.0.2" in text and "WARNING" not in text
@@ -181,6 +181,52 @@ def test_predictions_off_by_more_than_ten_per_cent() -> None:
     table = report_tables.errors(all_series(points), guesses)
     assert [row[-2:] for row in table.rows] == [("+24.8", "NO"), ("+4.0", "yes")] and "1 of 2 cases" in table.caption
     assert [row[0] for row in table.rows] == ["strong", "strong and weak"]  # the shared case stands there once
+
+
+SHAKY = (1.0, 1.0, 0.9, 1.15, 1.2)  # of repetitions
+
+
+def shaky(method: str = "APTS", ranks: int = 1, factor: float = 1.0, **changes: object) -> list[Point]:
+    """Five runs whose seconds differ by a third."""
+    return [point(method, ranks=ranks, repetition=k, iteration_seconds=factor * wobble, **changes) for k, wobble in enumerate(SHAKY)]
+
+
+def test_a_machine_that_was_not_quiet_is_told_at_the_top(tmp_path: Path) -> None:
+    quiet = [point("SGD", repetition=k) for k in range(5)]
+    crowded = [replace(run, oversubscribed=True) for run in shaky("SGD", 4)]
+    both = shaky(scalings=("strong", "weak"))  # one case
+    points = few(*both, *shaky(ranks=2), *quiet, *crowded)
+    write_report(points, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    told = (
+        "**WARNING: 2 of 3 cases are noisy: their 95 % intervals of the seconds of an outer iteration are wider than 20 % of the median; "
+        "the machine was not quiet.**"
+    )
+    assert text.split("\n\n")[1] == told
+    assert "not tried; 2 cases noisy, 0 runs begun on a busy machine." in text
+    assert "of the median): APTS, strong, real network, 1 rank; APTS, strong, real network, 2 ranks." in text
+    assert report_words.noise(all_series(few(*quiet))) == []
+    assert report_words.noise(all_series(few(*shaky())))[0].startswith("1 of 1 case is noisy: its 95 % interval of the seconds")
+
+
+def test_no_parallel_share_is_said_in_words() -> None:
+    """A p of -6 means that two ranks take four times as long as one; an interval may begin there."""
+    slower = all_series(few(*shaky(), *shaky(ranks=2, factor=4.0)))
+    names = [row[-1] for row in report_tables.fits(slower, math.inf).rows]
+    assert names[0] == "none: slower on 2 ranks"
+    mixed = [point(ranks=2, repetition=k, iteration_seconds=seconds) for k, seconds in enumerate((2.0, 0.6, 0.6, 0.6, 1.4))]
+    values = [row[-1] for row in report_tables.fits(all_series(few(*shaky(), *mixed)), math.inf).rows]
+    assert re.fullmatch(r"0\.\d+ \[none, [\d.]+\]", values[0])
+
+
+def test_what_the_cost_model_misses_is_a_warning() -> None:
+    points = few(*shaky(), *shaky(ranks=2), point("SGD"))
+    guesses = predictions(points, 1.0)
+    for run in points.points[:5]:
+        guesses[run.run]["seconds"] = 0.5
+    [told] = report_words.trust(all_series(points), guesses)
+    assert told.startswith("WARNING: The cost model misses 1 of 3 cases measured here by more than 10 %, at worst by -50 %:")
+    assert report_words.trust(all_series(points), predictions(points)) == report_words.trust(all_series(points), {}) == []
 
 
 def test_the_smallest_study(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from machine_cases import N, machine
 from apts_mpi.network import Network
 from apts_mpi.presets import preset
 from apts_mpi.study import whatif_report as report
+from apts_mpi.study.document import Heading, Paragraph, Picture, Table
 from apts_mpi.study.roofline import roofline
 from apts_mpi.study.whatif import (
     BLOCKING,
@@ -161,3 +162,16 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert line.split()[-1] == f"{1e3 * shown.seconds:.3g}"
     table = paths[0].read_text().split("\n")
     assert len(table) == len(rows) + 2 and float(table[1].split(",")[-1]) == rows[0].seconds
+
+
+def test_a_report_says_what_was_priced_and_what_speaks_against_it() -> None:
+    rows, found = whatif(machine(), CONFIG, N, [SLOW], (1, 2), 64), crossovers(machine(), CONFIG, N, [SLOW], (1, 2))
+    heading, warning, *texts, picture, table = report.parts(rows, found, [], Path("whatif.png"), ["WARNING: off by half"])
+    assert isinstance(heading, Heading) and warning == Paragraph("WARNING: off by half", loud=True)
+    lsr1 = "APTS nu = 5, 10, 20 is preset lsr1 with nu local iterations"
+    said = [text.text for text in texts if isinstance(text, Paragraph)]
+    assert any(text.startswith(f"Priced by the model, not measured: {lsr1}, APTS sweep the preset default;") for text in said)
+    for part in (picture, table):
+        assert isinstance(part, Picture | Table) and part.caption.endswith(f"{lsr1}, priced by the model and not measured.")
+    names = {text.get_text() for text in report.figure(rows, found).legends[0].get_texts()}
+    assert {"lower panels: range begins", "lower panels: range ends"} < names
