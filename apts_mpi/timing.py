@@ -223,16 +223,28 @@ def size_text(nbytes: float) -> str:
     return f"{nbytes:.3g} TB"
 
 
-def render(lines: Sequence[RegionTime]) -> list[str]:
-    """The phase table as text, 95 columns wide."""
-    names = ("calls", 8), ("min s", 9), ("mean s", 9), ("max s", 9), ("imbal", 6), ("share", 7), ("messages", 9), ("bytes", 9)
-    text = [f"{'phase':<8} {'region':<12} " + " ".join(name.rjust(width) for name, width in names)]
+_COLUMNS = {"calls": 8, "min s": 9, "mean s": 9, "max s": 9, "imbal": 6, "share": 7, "messages": 9, "bytes": 9}
+
+
+def render(lines: Sequence[RegionTime], width: int | None = None) -> list[str]:
+    """The phase table as text, 95 columns wide, with fewer columns where it must not be wider than ``width``."""
+    shown, names = dict(_COLUMNS), {name: name for name in _COLUMNS}
+    for name in ("min s", "max s", "messages", "bytes"):  # what a narrow terminal does without
+        if width is not None and len(_row("", "", names, shown)) > width:
+            del shown[name]
+    text = [_row("phase", "region", names, shown)]
     for phase in PHASES:
-        inside = [line for line in lines if line.phase == phase]
-        for line in inside:
-            traffic = f"{line.messages:9d} {size_text(line.bytes):>9}" if line.messages else ""
-            times = f"{line.low:9.3f} {line.mean:9.3f} {line.high:9.3f} {line.imbalance:6.2f} {line.share:5.1f} %"
-            text.append(f"{line.phase:<8} {line.region:<12} {line.calls or '':>8} {times} {traffic}".rstrip())
-        if inside:
-            text.append(f"{phase:<8} {'total':<12} {'':>8} {'':>9} {sum(line.mean for line in inside):9.3f}")
+        if inside := [line for line in lines if line.phase == phase]:
+            text += [_row(phase, line.region, _cells(line), shown) for line in inside]
+            text.append(_row(phase, "total", {"mean s": f"{sum(line.mean for line in inside):.3f}"}, shown))
     return text
+
+
+def _row(phase: str, region: str, cells: dict[str, str], shown: dict[str, int]) -> str:
+    return f"{phase:<8} {region:<12} {' '.join(cells.get(name, '').rjust(width) for name, width in shown.items())}".rstrip()
+
+
+def _cells(line: RegionTime) -> dict[str, str]:
+    found = {"calls": str(line.calls or ""), "min s": f"{line.low:.3f}", "mean s": f"{line.mean:.3f}", "max s": f"{line.high:.3f}"}
+    found |= {"imbal": f"{line.imbalance:.2f}", "share": f"{line.share:.1f} %"}
+    return found | ({"messages": str(line.messages), "bytes": size_text(line.bytes)} if line.messages else {})

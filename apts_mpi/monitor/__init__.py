@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import IO, Literal, Self
 
 from apts_mpi.contracts import StepInfo
-from apts_mpi.monitor.lines import LEGEND, Extra, facts
+from apts_mpi.monitor.lines import Extra, facts, legend
 from apts_mpi.monitor.terminal import find_screen
 from apts_mpi.monitor.views import Live, Nothing, Plain, View
 from apts_mpi.timing import RegionTime, render
@@ -42,7 +42,7 @@ class Monitor:
 
     def start(self, header: Mapping[str, object]) -> None:
         """The title, facts about the run (data, model, n, N, P, device, preset ...) and a legend for newcomers."""
-        self._view.text([*filter(None, [self._title]), *facts(header), "", *LEGEND, ""])
+        self._view.text([*filter(None, [self._title]), *facts(header, self._view.width), "", *legend(self._view.width), ""])
 
     def step(self, info: StepInfo, extra: Extra) -> None:
         """The line of one outer iteration."""
@@ -60,7 +60,7 @@ class Monitor:
     def finish(self, times: Sequence[RegionTime], result: Mapping[str, object] | None = None) -> None:
         """The phase table and the facts of the result, then ``close``."""
         self.close()
-        self._view.text(["", *render(times), "", *facts(result or {})])
+        self._view.text(["", *render(times, self._view.width), "", *facts(result or {}, self._view.width)])
 
     def close(self) -> None:
         """End the live view; harmless when called twice."""

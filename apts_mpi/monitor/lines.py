@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 
 from apts_mpi.contracts import StepInfo
 
 Extra = Mapping[str, float | None]
 
-LEGEND = (
-    "epoch  passes of the data order so far        k      outer iteration",
-    "loss   training loss before the step          |g|    norm of its gradient",
-    "rho    actual / predicted decrease            radius bound on the length of the step",
-    "acc    accepted (y, n): step of the subdomains / global step",
-    "local  local iterations of all subdomains     evals  gradient evaluations so far, in training sets",
-    "reds   sums of a whole vector over the ranks  test%  test accuracy     time, eta  spent, left",
-)
+LEGEND = {  # column -> its words
+    "epoch": "passes of the data order so far", "k": "outer iteration", "loss": "training loss before the step",
+    "|g|": "norm of its gradient", "rho": "actual / predicted decrease", "radius": "bound on the step's length",
+    "acc": "accepted (y, n): step of the subdomains / global step", "local": "local iterations of all subdomains",
+    "evals": "gradient evaluations so far, in training sets", "reds": "sums of a whole vector over the ranks",
+    "test%": "test accuracy; time, eta: spent, left",
+}  # fmt: skip
+HALF = 46  # where the right half of the legend begins
 
 
 def duration(seconds: float | None) -> str:
@@ -61,12 +62,38 @@ COLUMNS: tuple[tuple[str, int, Cell], ...] = (  # name, width, text; 90 wide wit
     ("time", 6, lambda info, extra: duration(extra.get("time"))),
     ("eta", 6, lambda info, extra: duration(extra.get("eta"))),
 )
-NARROW = ("local", "reds")  # what a terminal below 91 columns does without
+NARROW = ("local", "reds")  # what a terminal does without that is narrower than all columns
 
 
 def number(extra: Extra, key: str, missing: float = math.nan) -> float:
     value = extra.get(key)
     return missing if value is None else value
+
+
+def spare(width: int | None) -> Sequence[str]:
+    """The columns that lines of at most ``width`` do without; None: any width."""
+    return NARROW if width is not None and len(heading()) > width else ()
+
+
+def legend(width: int | None = None) -> list[str]:
+    """What the columns mean that are shown, two in a line where both fit into ``width``."""
+    text = [""]
+    for name, words in LEGEND.items():
+        entry = f"{name:<6} {words}"
+        if name in spare(width):
+            continue
+        if 0 < len(text[-1]) < HALF and HALF + len(entry) <= (width or 100):
+            text[-1:] = [f"{text[-1]:<{HALF}}{entry}", ""]
+        else:
+            text[-1:] = [text[-1], entry] if text[-1] else [entry]
+    return [line for entry in text if entry for line in wrapped(entry, 7, width)]
+
+
+def wrapped(text: str, indent: int, width: int | None) -> list[str]:
+    """The text in lines of at most ``width``, broken between words, all but the first indented."""
+    if width is None or len(text) <= width:
+        return [text]
+    return wrap(text, max(width, indent + 20), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def heading(without: Sequence[str] = ()) -> str:
@@ -79,7 +106,7 @@ def line(info: StepInfo, extra: Extra, without: Sequence[str] = ()) -> str:
     return " ".join(cell(info, extra).rjust(width) for name, width, cell in COLUMNS if name not in without)
 
 
-def facts(header: Mapping[str, object]) -> list[str]:
-    """Facts as aligned lines, 'data     digits, 1,437 samples'."""
-    width = max(map(len, header), default=0)
-    return [f"{name:<{width}}  {value}" for name, value in header.items()]
+def facts(header: Mapping[str, object], width: int | None = None) -> list[str]:
+    """Facts as aligned lines, 'data     digits, 1,437 samples', broken where they are longer than ``width``."""
+    indent = 2 + max(map(len, header), default=0)
+    return [line for name, value in header.items() for line in wrapped(f"{name:<{indent}}{value}", indent, width)]

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import IO, TYPE_CHECKING, Protocol
 
 from apts_mpi.contracts import StepInfo
-from apts_mpi.monitor.lines import COLUMNS, NARROW, Extra, duration, heading, line, number
+from apts_mpi.monitor.lines import COLUMNS, Extra, duration, heading, line, number, spare
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -24,6 +24,8 @@ REDRAW = 0.1  # s between two redrawings of the live view
 
 class View(Protocol):
     """How lines reach the eye."""
+
+    width: int | None  # of the place where lines stand; None: as wide as they like
 
     def text(self, lines: Sequence[str]) -> None:
         """Lines that stay."""
@@ -41,6 +43,8 @@ class View(Protocol):
 class Nothing:
     """Says nothing."""
 
+    width: int | None = None
+
     def text(self, lines: Sequence[str]) -> None: ...
 
     def note(self, text: str) -> None: ...
@@ -52,6 +56,8 @@ class Nothing:
 
 class Plain:
     """Timestamped lines without colour, flushed one by one."""
+
+    width: int | None = None
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream, self._steps = stream, 0
@@ -87,7 +93,8 @@ class Live:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._console = Console(file=stream, highlight=False, force_terminal=True, width=width)
-        self._without = NARROW if self._console.width < 91 else ()
+        self.width: int | None = self._console.width
+        self._without = spare(self.width)
         self._lines: deque[Text] = deque(maxlen=LAST_LINES)
         columns = TextColumn("outer iteration"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
         self._progress: Progress = Progress(*columns, console=self._console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import math
@@ -100,7 +101,7 @@ def test_a_line_is_as_wide_as_its_heading_and_at_most_a_hundred_with_the_clock(i
     assert len(lines.line(info, extra)) == len(lines.heading())
     assert len("12:34:56 " + lines.heading()) <= 100
     assert len(lines.heading(lines.NARROW)) <= 79
-    assert all(len(text) <= 100 for text in lines.LEGEND)
+    assert all(len(text) <= 100 for text in lines.legend())
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,51 @@ def test_a_narrow_terminal_drops_columns_instead_of_wrapping(monkeypatch: pytest
     assert "[b]brackets[/b]" in out.getvalue()
     heading = out.getvalue()[out.getvalue().rindex("epoch") :].splitlines()[0]
     assert "evals" in heading and "local" not in heading
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 91, 100, 120])
+def test_the_legend_fits_and_explains_what_is_shown(width: int) -> None:
+    text, shown = lines.legend(width), lines.heading(lines.spare(width)).split()
+    assert all(len(line) <= max(width, 27) for line in text)
+    whole = " ".join(" ".join(line.split()) for line in text)
+    for name, words in lines.LEGEND.items():
+        assert (f"{name} {words}" in whole) == (name in shown), name
+    assert set(shown) - set(lines.LEGEND) == {"time", "eta"} and "time, eta: spent, left" in whole
+    assert len(text) == {80: 6, 100: 6, 120: 6}.get(width, len(text))
+
+
+TRAIN = """
+from apts_mpi.contracts import Status, StepInfo
+from apts_mpi.monitor import Monitor
+from apts_mpi.timing import RegionTime
+from math import nan
+with Monitor("auto", 1, "title") as screen:
+    screen.start({"data": "digits"})
+    screen.step(StepInfo(0, 0, 2.3, 0.3, 1.0, True, 2.0, 1.8, nan, False, nan, 84, 84, 1.4, 6230, 6000, 3, Status.RUNNING), {})
+    screen.finish([RegionTime("run", "reduce", 45, 0.492, 0.553, 0.614, 1.11, 14.0, 45, 1_120_000)], {"checkpoints": "words " * 20})
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_nothing_is_wrapped_by_the_terminal(columns: int) -> None:
+    front, back = pty.openpty()
+    fcntl.ioctl(back, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in (*LAUNCHED, "COLUMNS", "LINES", "NO_COLOR")}
+    command = [sys.executable, "-c", TRAIN]
+    subprocess.run(command, stdout=back, stderr=back, stdin=back, env={**environment, "TERM": "xterm"}, check=True, timeout=60)
+    os.close(back)
+    said = b""
+    with contextlib.suppress(OSError):  # the other side is closed
+        while more := os.read(front, 10_000):
+            said += more
+    os.close(front)
+    uncoloured = re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", uncoloured).splitlines()  # where the cursor goes elsewhere
+    assert all(len(line) <= columns for line in text), max(text, key=len)
+    for word in ("local", "reds", "min s", "max s"):
+        assert any(word in line for line in text) == (columns == 120), word
+    row = next(line for line in text if line.startswith("run      reduce"))
+    assert row.endswith("14.0 %        45   1.12 MB") and any(line.startswith("             words words") for line in text)
 
 
 LAUNCHER = """#!/bin/sh

@@ -152,6 +152,12 @@ def test_table_over_ranks_adds_to_hundred_per_cent() -> None:
     text = render(list(lines.values()))
     assert all(len(row) <= 100 for row in text)
     assert "3 MB" in text[2] and "50.0 %" in text[2] and "total" in text[-1]
+    spare = ("min s", "max s", "messages", "bytes")
+    for width, missing in ((95, 0), (94, 1), (80, 2), (70, 3), (60, 4)):
+        narrow = render(list(lines.values()), width)
+        assert all(len(row) <= width for row in narrow)
+        assert [name in narrow[0] for name in spare] == [False] * missing + [True] * (4 - missing)
+        assert narrow[-1].split() == ["run", "total", "5.000"] and len({row.index("2.500") for row in narrow[1:3]}) == 1
 
 
 def test_sizes_for_people() -> None:
