@@ -84,7 +84,10 @@ class Plain:
 
 
 class Live:
-    """A table of the last lines above a progress bar; drawn by the caller's thread, at most ten times a second."""
+    """A table of the last lines above a progress bar; drawn by the caller's thread, at most ten times a second.
+
+    Of lines that leave the table those of round numbers, k = 0, 1, .. 9, 10, 20, .. 90, 100, 200, stay above it, to be read afterwards.
+    """
 
     def __init__(self, stream: IO[str], total: int, width: int | None) -> None:
         """``width``: columns of the terminal; None: as rich finds it."""
@@ -95,7 +98,8 @@ class Live:
         self._console = Console(file=stream, highlight=False, force_terminal=True, width=width)
         self.width: int | None = self._console.width
         self._without = spare(self.width)
-        self._lines: deque[Text] = deque(maxlen=LAST_LINES)
+        self._lines: deque[tuple[int, Text]] = deque()
+        self._left = 0  # lines above the table
         columns = TextColumn("outer iteration"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")
         self._progress: Progress = Progress(*columns, console=self._console)
         self._task = self._progress.add_task("", total=total or None)
@@ -110,7 +114,9 @@ class Live:
         self._console.print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
 
     def step(self, info: StepInfo, extra: Extra) -> None:
-        self._lines.append(self._coloured(info, extra))
+        self._lines.append((info.k, self._coloured(info, extra)))
+        if len(self._lines) > LAST_LINES:
+            self._leave(*self._lines.popleft())
         self._accuracy = number(extra, "accuracy", self._accuracy)
         test = "" if math.isnan(self._accuracy) else f"  test {self._accuracy:.2f} %"
         self._progress.update(self._task, completed=info.k + 1, description=f"{duration(extra.get('eta'))} left{test}")
@@ -128,7 +134,16 @@ class Live:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(Text(heading(self._without), style="bold", no_wrap=True), *self._lines, self._progress)
+        return Group(Text(heading(self._without), style="bold", no_wrap=True), *(text for _, text in self._lines), self._progress)
+
+    def _leave(self, k: int, text: Text) -> None:
+        """Line k leaves the table, and stays above it if its number is round."""
+        if k % 10 ** (len(str(k)) - 1):
+            return
+        if not self._left:
+            self._console.print(heading(self._without), style="bold", markup=False, soft_wrap=True)
+        self._left += 1
+        self._console.print(text, soft_wrap=True)
 
     def _coloured(self, info: StepInfo, extra: Extra) -> Text:
         from rich.text import Text

@@ -180,6 +180,35 @@ def test_live_shows_bar_and_last_lines_and_gives_the_cursor_back(monkeypatch: py
     assert [int(found) for found in re.findall(r" 3\.5 +(\d+) ", last)] == list(range(18, 30))
 
 
+def left_on_screen(text: str) -> list[str]:
+    """What stands on a terminal, and above it, in the end: cursor up and erased lines are all that the live view uses."""
+    rows, at = [""], 0
+    for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+        if part == "\n":
+            at += 1
+            rows += [""] * (at + 1 - len(rows))
+        elif part.startswith("\x1b["):
+            at -= int(part[2:-1] or 1) if part.endswith("A") else 0
+            rows[at] = "" if part.endswith("K") else rows[at]
+        elif part != "\r":
+            rows[at] += part
+    return rows
+
+
+def test_lines_of_round_numbers_stay_above_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(views, "REDRAW", 0.0)
+    out = Terminal()
+    with Monitor("live", 345, "title", out) as screen:
+        for k in range(345):
+            screen.step(replace(INFO, k=k), EXTRA)
+    rows = left_on_screen(out.getvalue())
+    found = [int(match[1]) for row in rows if (match := re.match(r" +3\.5 +(\d+) ", row))]
+    assert found == [*range(10), *range(10, 100, 10), 100, 200, 300, *range(333, 345)]
+    assert [row.split()[:2] for row in rows].count(["epoch", "k"]) == 2
+
+
 def test_a_narrow_terminal_drops_columns_instead_of_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal(monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
