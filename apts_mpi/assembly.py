@@ -76,6 +76,11 @@ class Data:
     sample_shape: tuple[int, ...]
     outputs: int  # classes, or numbers to predict
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether a program gave tensors, and not the settings a data set."""
+        return isinstance(self.train, ArraySource)
+
 
 @dataclass
 class Problem:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi import rundir, timing
+from apts_mpi import timing
 from apts_mpi.assembly import Problem
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status
+from apts_mpi.origin import go_on
 from apts_mpi.outcome import UNWANTED, Progress, Result
 from apts_mpi.parallel.handshake import together
 from apts_mpi.rundir import Completion
@@ -104,6 +105,4 @@ def interrupted(result: Result, reasons: Sequence[str], in_memory: bool) -> dict
     facts: dict[str, object] = {"stopped by": ", ".join(named[:4]) + (" and others" if len(named) > 4 else "")}
     if result.unsaved:
         return facts | {"not saved": result.unsaved + ("" if result.unsaved == UNWANTED else "; an earlier checkpoint may be there")}
-    if in_memory:
-        return facts | {"go on with": f'run={{"dir": {result.directory!r}, "resume": "auto"}} in the same call of train()'}
-    return facts | {"go on with": rundir.go_on(result.directory, len(reasons))}
+    return facts | {"go on with": go_on(result.directory, len(reasons), in_memory)}

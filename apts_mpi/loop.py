@@ -15,7 +15,7 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Flag, Status, StepInfo, Wishes
 from apts_mpi.interrupt import Interrupt
 from apts_mpi.monitor import Monitor
-from apts_mpi.opening import header, in_memory, open_directory
+from apts_mpi.opening import header, open_directory
 from apts_mpi.outcome import UNWANTED, Progress, Result, known_loss
 from apts_mpi.parallel import launch
 from apts_mpi.problem.scoring import score
@@ -241,7 +241,7 @@ class Loop:
         closing.store(self._directory, comm, self._problem, self._timers, rows, result, now, self._batches, self._warn)
         facts = closing.shown(result, self._problem, comm, rows, self._since, self._checkpoints.told())
         if status is Status.INTERRUPTED:
-            facts |= closing.interrupted(result, comm.gather_text(self._interrupt.reason), in_memory(self._problem))
+            facts |= closing.interrupted(result, comm.gather_text(self._interrupt.reason), self._problem.data.in_memory)
             self._interrupt.leaving = True
         self._monitor.finish(timing.table(rows), facts)
         return result

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apts_mpi import provenance, settings
-from apts_mpi.assembly import ArraySource, Problem
+from apts_mpi.assembly import Problem
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
 from apts_mpi.network import emulated
+from apts_mpi.origin import GIVEN, of_program
 from apts_mpi.parallel.handshake import together
 from apts_mpi.resumption import Found
 from apts_mpi.rundir import CHECKPOINTS, is_run
@@ -32,15 +33,10 @@ def described(config: Config) -> str:
     return f"{config.method}: lr {b.lr:g} {b.schedule}{detail}{', overlapped' if b.overlap else ''}"
 
 
-def in_memory(problem: Problem) -> bool:
-    """Whether a program gave tensors, and not the settings a data set."""
-    return isinstance(problem.data.train, ArraySource)
-
-
 def header(config: Config, problem: Problem, ranks: int, threads: int, place: str, facts: Mapping[str, str]) -> dict[str, object]:
     """Facts about a run for the first lines of its output; ``place``: where it is stored."""
     share = f"{problem.objective.batch_samples:,} of {problem.samples:,} samples per outer iteration"
-    name = type(problem.flat.module).__name__ if in_memory(problem) else config.model.name
+    name = type(problem.flat.module).__name__ if problem.data.in_memory else config.model.name
     known: dict[str, object] = {
         "data": f"{problem.data.name}, {share}", "model": f"{name}, n = {problem.theta.numel():,}, {config.model.dtype}",
         "method": described(config), "subdomains": f"N = {problem.subdomains} on P = {ranks} ranks",
@@ -50,7 +46,7 @@ def header(config: Config, problem: Problem, ranks: int, threads: int, place: st
     return {**known, **facts, **({"network": str(network)} if network else {})}
 
 
-def origin(
+def traced(
     config: Config, comm: Communicator, problem: Problem, threads: int, hosts: Sequence[str], devices: Sequence[str]
 ) -> dict[str, object]:
     """Where a run comes from, for ``provenance.json``; reads every source file and asks git, so rank 0 alone calls."""
@@ -60,6 +56,7 @@ def origin(
     ) | {
         "emulated_network": str(emulated(config.comm, comm.size) or ""), "flops_per_gradient": problem.arithmetic.gradient,
         "flops_per_value": problem.arithmetic.value, "peak_flops": problem.arithmetic.peak,
+        **(of_program(type(problem.flat.module).__name__) if problem.data.in_memory else {}),
     }  # fmt: skip
 
 
@@ -74,12 +71,13 @@ def open_directory(
     hosts, devices = comm.gather_text(comm.host), comm.gather_text(str(problem.theta.device))
     # What was asked for, not how it went on: neither the way of resuming nor the number of subdomains that was taken over.
     asked = replace(config.solver, subdomains=found.asked) if found else config.solver
-    text = settings.to_toml(replace(config, solver=asked, run=replace(config.run, resume="never", allow_changes=False)))
+    asked_for = replace(config, solver=asked, run=replace(config.run, resume="never", allow_changes=False))
+    text = settings.to_toml(asked_for, dict.fromkeys(GIVEN, "not read: the program gave its own") if problem.data.in_memory else None)
 
     def make() -> RunDirectory | None:
         if comm.rank != 0:
             return None
-        known = {**origin(config, comm, problem, threads, hosts, devices), **facts}
+        known = {**traced(config, comm, problem, threads, hosts, devices), **facts}
         if found is None:
             if config.run.dir and is_run(Path(config.run.dir)):
                 why = "no checkpoint was kept there, " if config.run.resume == "auto" else ""

@@ -17,6 +17,7 @@ from apts_mpi.assembly import Problem
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, State, Status, StepInfo
 from apts_mpi.identity import binds, completed, knows
+from apts_mpi.origin import PROGRAM, SETTINGS, go_on
 from apts_mpi.outcome import Progress
 from apts_mpi.parallel.handshake import SetupError, together
 from apts_mpi.partition import block
@@ -134,22 +135,31 @@ def facts_of(config: Config, problem: Problem, progress: Progress, arithmetic: s
     """What a checkpoint says of its run, as JSON; rank 0 calls."""
     finite = {name: str(value) if value in (math.inf, -math.inf) else value for name, value in settings.values(config).items()}
     return {
-        "iteration": len(progress.steps), "subdomains": problem.subdomains, "settings": finite,
+        "iteration": len(progress.steps), "subdomains": problem.subdomains, "settings": finite, "origin": _origin(problem),
         "layout": sha256(problem.flat.layout.encode()).hexdigest(), "data": problem.data.fingerprint, "arithmetic": arithmetic,
         "accuracy": None if math.isnan(progress.accuracy) else progress.accuracy, "messages": progress.messages,
         "bytes": progress.bytes, "seconds": progress.seconds,
     }  # fmt: skip
 
 
+def _origin(problem: Problem) -> str:
+    return PROGRAM if problem.data.in_memory else SETTINGS
+
+
 def fitting(found: Found, config: Config, comm: Communicator, problem: Problem, arithmetic: str) -> Found:
     """``found`` with notes about what differs; SetupError on every rank if it is not, or may not be, of this problem. Every rank calls."""
-    notes = together(comm, lambda: _differences(found, config, problem, arithmetic))
+    notes = together(comm, lambda: _differences(found, config, problem, arithmetic, comm.size))
     return replace(found, notes=(*found.notes, *notes))
 
 
-def _differences(found: Found, config: Config, problem: Problem, arithmetic: str) -> list[str]:
+def _differences(found: Found, config: Config, problem: Problem, arithmetic: str, ranks: int) -> list[str]:
     facts, notes = found.facts, []
     layout = sha256(problem.flat.layout.encode()).hexdigest()
+    unlike = facts.get("layout") != layout or (facts.get("data") != problem.data.fingerprint and not config.run.allow_changes)
+    if unlike and facts.get("origin", _origin(problem)) != _origin(problem):  # older ones do not say
+        whose = "apts-mpi train" if problem.data.in_memory else "a program that calls train()"
+        how = go_on(found.folder, ranks, program=not problem.data.in_memory)
+        raise ValueError(f"{found.folder} is a run of {whose}; go on with {how}; {AFRESH}")
     if facts.get("layout") != layout:
         raise ValueError(f"{found.folder}: its checkpoint is of another model (names, shapes or order of the parameters); {AFRESH}")
     if facts.get("data") != problem.data.fingerprint:

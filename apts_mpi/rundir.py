@@ -10,8 +10,6 @@ import contextlib
 import csv
 import hashlib
 import math
-import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -122,13 +120,6 @@ def _resumed(folder: Path) -> list[int]:
     found = sorted(folder.glob(_EARLIER[0]), key=lambda path: (len(path.name), path.name))
     told = [read_object(inside(folder, path.name)).get("resumed_after_iteration") for path in found]
     return [iteration for iteration in told if type(iteration) is int and iteration >= 0]
-
-
-def go_on(folder: str | Path, ranks: int) -> str:
-    """The line to type to go on with a run."""
-    start = f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']} " if os.environ.get("OMP_NUM_THREADS", "").isdigit() else ""
-    launcher = f"mpiexec -n {ranks} " if ranks > 1 else ""
-    return f"{start}{launcher}apts-mpi train --resume {shlex.quote(str(folder))}"
 
 
 def last_checkpoint(folder: Path) -> int | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from apts_mpi import settings
 from apts_mpi.config import Config
 from apts_mpi.identity import before, knows
+from apts_mpi.origin import refusal
 
 AVERAGES = ("solver.average", "baseline.average")  # of apts, and of the other methods
 CODE = ("model.name", "model.loss")  # package.module:attribute in them is imported, and so run
@@ -57,6 +58,8 @@ def _of_run(folder: str, options: Sequence[str]) -> settings.Layer:
     path = os.path.join(folder, "config.toml")
     if not os.path.isfile(path):
         raise settings.SettingsError(f"--resume: {folder} is no run directory, config.toml is missing")
+    if other := refusal(folder):
+        raise settings.SettingsError(f"--resume: {other}")
     layer = settings.from_file(path)
     older = before({name: value for name, (value, _) in layer.items()})
     return layer | {name: (value, f"{path}, which is older than this key") for name, value in older.items()}

@@ -10,7 +10,8 @@ from typing import Any
 
 from apts_mpi.arithmetic import Arithmetic
 from apts_mpi.config import Config
-from apts_mpi.rundir import CONFIG, Completion, Run, go_on, last_checkpoint
+from apts_mpi.origin import GIVEN, by_program, go_on
+from apts_mpi.rundir import CONFIG, Completion, Run, last_checkpoint
 from apts_mpi.timing import render, size_text
 
 BASICS = ("preset", "data.path", "data.batch", "model.name", "solver.subdomains", "local.solver", "global_step.solver", "run.seed")
@@ -61,7 +62,8 @@ def result(run: Run) -> list[str]:
         told = {"status": f"did not finish: no completion record; {count(run)} outer iterations on record"}
         kept = last_checkpoint(run.path)
         if kept is not None:
-            told["go on with"] = f"{go_on(run.path, int(run.provenance.get('ranks', 1)))}   (from the checkpoint after iteration {kept})"
+            how = go_on(run.path, int(run.provenance.get("ranks", 1)), bool(by_program(run.provenance)))
+            told["go on with"] = f"{how}   (from the checkpoint after iteration {kept})"
         return aligned(told)
     times = f"{len(run.resumed)} time{'s' * (len(run.resumed) > 1)}, after iteration {', '.join(map(str, run.resumed))}"
     return aligned(_result(done) | ({"resumed": times} if run.resumed else {}) | _rates(run, done))
@@ -99,8 +101,9 @@ def _figure(value: float, pattern: str) -> str:
 
 
 def settings(run: Run) -> list[str]:
-    """The settings a reader asks for first, and every one that differs from its default."""
+    """The settings a reader asks for first, and every one that differs from its default; none that the run did not read."""
     found, defaults = flat(config(run)), flat(asdict(Config()))
+    found = {name: value for name, value in found.items() if not (by_program(run.provenance) and name in GIVEN)}
     shown = {name: value for name, value in found.items() if name in BASICS or value != defaults.get(name)}
     return aligned({name: shown[name] for name in (*BASICS, *sorted(shown)) if name in shown})
 
@@ -130,6 +133,7 @@ def provenance(facts: Mapping[str, Any]) -> list[str]:
     devices = list(dict.fromkeys(facts.get("devices", [])))
     shown = {
         "started": facts.get("started_utc"),
+        "origin": by_program(facts),
         "command": facts.get("command"),
         "version": " ".join(str(facts[name]) for name in ("package_version", "git_commit") if facts.get(name)),
         "libraries": ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items()),

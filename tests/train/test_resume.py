@@ -307,7 +307,7 @@ def test_a_signal_stops_after_the_iteration_and_keeps_it(tmp_path: Path, number:
     said = " ".join(capfd.readouterr().out.split())
     assert f"stopped by {signal.Signals(number).name}" in said
     assert f"{signal.Signals(number).name}: all ranks stop after this iteration" in said
-    assert f'run={{"dir": {str(tmp_path / "run")!r}, "resume": "auto"}}' in said
+    assert f'run={{"dir": "{tmp_path / "run"}", "resume": "auto"}}' in said
     assert read_run(tmp_path / "run").completion is None
     second = on(tmp_path / "run", 9, module=Signalling())
     assert torch.equal(second.theta, whole.theta)
@@ -446,7 +446,8 @@ def test_wrong_words_beside_resume(words: list[str], message: str, tmp_path: Pat
 
 
 def test_the_command_line_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path / "run", 2)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("[stop]\nepochs = 2\n")
     monkeypatch.setenv("APTS_RUN__DIR", str(tmp_path / "other"))
     monkeypatch.setenv("APTS_RUN__RESUME", "never")
     config = read_settings(None, [], str(tmp_path / "run")).config

@@ -13,7 +13,7 @@ FILES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="u
 ROOMS = ("solver", "problem", "parallel", "storage", "study")
 LEVEL = dict.fromkeys(("contracts", "config", "baseline", "bounds", "timing", "partition", "network", "tracing", "arithmetic", "safety"), 0)
 LEVEL |= {"regular": 0, "hints": 0, "presets": 0, "lock": 1}
-LEVEL |= dict.fromkeys(("native", "settings", "monitor", "rundir", "provenance", "systems", "jobs", "interrupt", "outcome"), 1)
+LEVEL |= dict.fromkeys(("native", "settings", "monitor", "rundir", "provenance", "systems", "jobs", "interrupt", "outcome", "origin"), 1)
 LEVEL |= {"train_settings": 1, "identity": 1, "recording": 1}
 LEVEL |= dict.fromkeys(ROOMS, 2) | dict.fromkeys(("train", "loop", "assembly", "trial", "tune", "bench", "scale"), 3)
 LEVEL |= dict.fromkeys(("opening", "closing", "resumption", "checkpoints", "drift", "spread"), 3)
