@@ -1,6 +1,7 @@
 """The command line: turns what the user typed into a Command, without MPI and without torch.
 
-Exit codes: 0 finished, 2 usage, 3 numerical failure, 4 environment, 75 stopped on request, to go on later; any other: a bug.
+Exit codes: 0 finished, 2 usage, 3 numerical failure, 4 environment, 75 stopped on request, to go on later, 130 interrupted at once by
+Ctrl-C; any other: a bug.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 USAGE, NUMERICAL, ENVIRONMENT = 2, 3, 4
 TRAIN = "apts-mpi train [FILE.toml] [--resume RUN] [--section.key VALUE ...] [--print_config]"
+UNKEPT = "interrupted before anything new was kept"
 PRECEDENCE = "A value comes from the command line, else APTS_SECTION__KEY, FILE.toml, the preset, the method, else the default in brackets."
 
 
@@ -35,6 +37,7 @@ class Command:
 
     run: Callable[[Communicator | None], int]
     parallel: bool = False
+    interrupted: str = "interrupted"  # what is said when Ctrl-C ends it at once
 
 
 class _Parser(argparse.ArgumentParser):
@@ -130,15 +133,15 @@ def parse(arguments: Sequence[str]) -> Command:
     args = _parser().parse_args(arguments)
     if args.command == "train":
         read = partial(read_settings, args.file, options, args.resume)
-        return Command(partial(print_config, read())) if args.print_config else Command(partial(train, read), parallel=True)
+        return Command(partial(print_config, read())) if args.print_config else Command(partial(train, read), True, UNKEPT)
     if args.command == "tune":
-        return Command(partial(tune, args, tune_cli.reader(args, partial(read_settings, args.file, options))), parallel=True)
+        return Command(partial(tune, args, tune_cli.reader(args, partial(read_settings, args.file, options))), True, tune_cli.INTERRUPTED)
     if args.command == "data":
         return Command(partial(data_cli.run_data, args), parallel=data_cli.is_parallel(args))
     if args.command == "job":
         return Command(lambda comm: job_cli.run_job(args, words, partial(job_config, words)))
     if args.command == "bench":
-        return Command(partial(bench, args, partial(read_settings, None, options)), parallel=True)
+        return Command(partial(bench, args, partial(read_settings, None, options)), True, UNKEPT)
     if args.command == "scale":
         return Command(lambda comm: scale_cli.run_scale(args))
     return Command(partial(show, args.run)) if args.command == "show" else Command(partial(plot, args.runs, args.out))

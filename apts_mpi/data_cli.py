@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from apts_mpi.interrupt import INTERRUPTED
+
 if TYPE_CHECKING:
     from apts_mpi.contracts import Communicator
 
@@ -104,7 +106,9 @@ def run_data(args: argparse.Namespace, comm: Communicator | None = None) -> int:
     except (OSError, ImportError) as error:
         return _complain(str(error), ENVIRONMENT)
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on where it stopped", 130)
+        if args.action not in ("convert", "fetch"):
+            raise
+        return _complain("interrupted; the same command goes on where it stopped", INTERRUPTED)
 
 
 def _complain(text: str, code: int) -> int:

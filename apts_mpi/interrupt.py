@@ -17,6 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 END = "SLURM_JOB_END_TIME"  # seconds since 1970
 MARGIN = 15.0  # s kept free before the end of the job, for what the estimate of the caller does not know
 LONGEST = 10 * 365 * 86400.0  # s; no job lasts longer
+INTERRUPTED = 130  # exit code of a program that Ctrl-C ended: 128 + SIGINT
 
 
 def deadline(environ: Mapping[str, str]) -> tuple[float, str]:
@@ -29,6 +30,37 @@ def deadline(environ: Mapping[str, str]) -> tuple[float, str]:
         return time.monotonic() + left, ""
     why = "is no time" if math.isnan(left) else "is past" if left <= 0 else "is more than ten years away"
     return math.inf, f"{END}={text[:40]} {why}: the end of the job is not known"
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], None]]:
+    """Keep a Ctrl-C until the block ends, or until it calls what it is given, if that is earlier: KeyboardInterrupt then.
+
+    Nothing is kept outside the main thread, and where Ctrl-C is ignored or somebody else's already.
+    """
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    kept: list[int] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        kept.append(number)
+
+    def hear() -> None:
+        if signal.getsignal(signal.SIGINT) is keep:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if kept:
+            kept.clear()
+            raise KeyboardInterrupt
+
+    if ours:
+        signal.signal(signal.SIGINT, keep)
+    failed = True
+    try:
+        yield hear
+        failed = False
+    finally:
+        if failed:
+            kept.clear()
+        hear()
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from apts_mpi.interrupt import INTERRUPTED
+
 if TYPE_CHECKING:
     from apts_mpi.study.definition import Study
 
@@ -74,7 +76,7 @@ def run_scale(args: argparse.Namespace) -> int:
     except (OSError, ImportError) as error:
         return _complain(str(error), ENVIRONMENT)
     except KeyboardInterrupt:
-        return _complain("stopped; the finished runs are kept, the same command goes on", 130)
+        return _complain("stopped; the finished runs are kept, the same command goes on", INTERRUPTED)
 
 
 def _act(args: argparse.Namespace) -> int:

@@ -108,6 +108,9 @@ def tune(config: Config, rates: Sequence[float], seeds: Sequence[int], by: str, 
             begun = at_root(partial(_begun, run))
             result = run_training(replace(run, run=replace(run.run, resume="auto" if begun else "never")), comm)
             if result.status is Status.INTERRUPTED:
+                if comm.rank == 0:
+                    kept = f"not saved: {result.unsaved}" if result.unsaved else "saved"
+                    say(f"stopped on request in {run.run.dir} after iteration {len(result.steps)}, {kept}; the same command goes on")
                 return result.exit_code
         at_root(partial(add, run))
     return at_root(lambda: conclude(config, trials, rates, by, say))

@@ -18,6 +18,7 @@ T = TypeVar("T", int, float)
 
 USAGE = "apts-mpi tune [FILE.toml] --method NAME --lrs RATE,RATE,... [--seeds INT,INT,...] [--by loss|target] [--section.key VALUE ...]"
 OPTIONS = ("lrs", "seeds", "by")
+INTERRUPTED = "interrupted; the finished runs are kept, the same command goes on"
 ABOUT = """Train once for every learning rate and seed, and name the rate that is best by the mean over the seeds.
 All other options are those of train. The same command again goes on where the search stopped."""
 

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
+from apts_mpi.interrupt import INTERRUPTED
 from apts_mpi.parallel.handshake import HandshakeError, ReductionError
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Guard:
         if not self._ending.acquire(blocking=False):  # another thread is at it
             time.sleep(LAST)
             os._exit(code)
+        if code == INTERRUPTED and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one changes nothing
         if courtesy and self.rank:
             courtesy += TURN * min(self.rank - 1, TURNS)
         if self._world is not None:
@@ -114,6 +117,8 @@ class Guard:
             _in_time(lambda: _write(f"{more}\n"))
         time.sleep(FORWARDING)
         if self._world is not None:
+            if code == INTERRUPTED:
+                _silence()
             self._world.Abort(code)
         # Others may wait in MPI_Init. MPICH's mpiexec ends them only if this process dies by a signal.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -157,7 +162,9 @@ def waiting(patience: float) -> Iterator[None]:
 
 
 def exit_code(error: BaseException) -> int:
-    """4 where the surroundings are to blame (files, memory, libraries, ranks that differ), 1 where the program is."""
+    """130 after Ctrl-C, 4 where the surroundings are to blame (files, memory, libraries, ranks that differ), 1 where the program is."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
     surroundings = isinstance(error, OSError | ImportError | MemoryError | HandshakeError | LaunchError | ReductionError)
     return ENVIRONMENT if surroundings or type(error).__name__ == "OutOfMemoryError" else BUG  # that of torch, on a GPU
 
@@ -177,6 +184,11 @@ def _write(text: str) -> None:
     sys.stderr.flush()
 
 
+def _silence() -> None:
+    """From here on nothing that this process writes on stderr is seen: MPI has words of its own for an abort that a person asked for."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def _flush() -> None:
     """Hand all output to the launcher while this process still lives."""
     sys.stdout.flush()
@@ -186,7 +198,7 @@ def _flush() -> None:
 def _words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> str:
     """A traceback, or the message alone where the code is not to blame."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return str(error) or "interrupted"
     if isinstance(error, HandshakeError | LaunchError | ReductionError):
         return f"{kind.__name__}: {error}"
     return f"{kind.__name__}: {error}\n" + "".join(traceback.format_exception(kind, error, trace))

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apts_mpi.interrupt import INTERRUPTED, deferred
 from apts_mpi.parallel.guard import Guard, LaunchError, waiting
 from apts_mpi.parallel.serial import SerialCommunicator
 
@@ -89,12 +90,14 @@ def start(reduction: str = "auto", count_limit: int = 2**30, patience: float = P
     """The communicator of this run; every rank calls, once, before anything else is collective.
 
     Without a launcher this is the serial one and MPI is not even imported. Raises LaunchError if the
-    launcher and the MPI library do not fit; ends the process if the others do not start within ``patience`` seconds.
+    launcher and the MPI library do not fit; ends the process if the others do not start within ``patience`` seconds. A Ctrl-C is heard
+    when MPI is up.
     """
     armed = arm()
     if armed is None:
         return SerialCommunicator()
-    world = _start_mpi_on_all_ranks(armed, patience)
+    with deferred():
+        world = _start_mpi_on_all_ranks(armed, patience)
     from apts_mpi.parallel.comm import MpiCommunicator
 
     return MpiCommunicator(world.Dup(), reduction, count_limit)
@@ -127,9 +130,14 @@ def resume() -> None:
 
 def leave_now() -> None:
     """End all ranks at once, without waiting for any; of one rank alone, KeyboardInterrupt. Not collective."""
+    stop_all("interrupted a second time; all ranks stop at once")
+    raise KeyboardInterrupt("interrupted a second time; what was kept before stays")
+
+
+def stop_all(words: str) -> None:
+    """End all ranks with the code of Ctrl-C; returns only where there is one rank, without a launcher. Not collective."""
     for guard in _guards:
-        guard.abort("interrupted a second time; all ranks stop at once")
-    raise KeyboardInterrupt
+        guard.abort(words, code=INTERRUPTED)
 
 
 def _set_busy(busy: bool) -> None:

@@ -118,8 +118,8 @@ def test_an_interrupt_says_that_it_goes_on(tmp_path: Path, capsys: pytest.Captur
     def interrupt(*_: object) -> list[str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("apts_mpi.storage.verify.info", interrupt)
-    assert run("info", tmp_path) == 130
+    monkeypatch.setattr("apts_mpi.storage.fetch.fetch", interrupt)
+    assert run("fetch", "mnist", tmp_path) == 130
     assert "the same command goes on" in capsys.readouterr().err
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from train_cases import QUIET, settings, shards
 
 from apts_mpi import cli
 from apts_mpi.__main__ import main
+from apts_mpi.contracts import Status
+from apts_mpi.loop import Loop
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.presets import preset
 from apts_mpi.rundir import read_run
@@ -42,6 +46,26 @@ def test_search_and_its_continuation(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [path.stat().st_mtime_ns == then for path, then in zip(ends, made, strict=True)] == [True, True, False, True]
     again = json.loads((tmp_path / "search" / TUNE).read_text())
     assert len(again["runs"]) == 6 and again["rates"][0]["accuracy"] == found["rates"][1]["accuracy"]
+
+
+def test_ctrl_c_stops_a_run_of_the_search_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards(tmp_path)
+    iterate, calls = Loop._iterate, list[int]()
+
+    def hit(self: Loop, k: int) -> Status:
+        calls.append(k)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return iterate(self, k)
+
+    monkeypatch.setattr(Loop, "_iterate", hit)
+    assert main(words(tmp_path, "--lrs", "0.1,0.2")) == 75
+    told = f"stopped on request in {tmp_path / 'search' / 'lr-0.1-seed-0'} after iteration 4, saved; the same command goes on\n"
+    assert capsys.readouterr().out == told
+    assert main(words(tmp_path, "--lrs", "0.1,0.2")) == 0
+    assert calls[:5] == [0, 1, 2, 3, 4], "from where it was left"
 
 
 def test_other_settings_are_other_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import pytest
 
 import apts_mpi
 from apts_mpi import cli, settings
-from apts_mpi.__main__ import in_parallel, main
+from apts_mpi.__main__ import alone, in_parallel, main
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
 from apts_mpi.parallel.handshake import HandshakeError, SetupError
@@ -161,6 +162,27 @@ def test_errors_that_leave_nobody_waiting_give_a_code(error: Exception, code: in
 
     assert in_parallel(cli.Command(run, parallel=True)) == code
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_ctrl_c_ends_a_command_in_one_line_with_130(parallel: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(comm: Communicator | None) -> int:
+        raise KeyboardInterrupt
+
+    command = cli.Command(run, parallel, "interrupted, and nothing is lost")
+    assert (in_parallel(command) if parallel else alone(command)) == 130
+    assert capsys.readouterr().err == "apts-mpi: interrupted, and nothing is lost\n"
+
+
+def test_ctrl_c_while_the_command_line_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def parse(words: Sequence[str]) -> cli.Command:
+        os.kill(os.getpid(), signal.SIGINT)
+        return cli.Command(lambda comm: 0, len(words) > 1)
+
+    monkeypatch.setattr(cli, "parse", parse)
+    for words in (["show"], ["train", "x"]):
+        assert main(words) == 130
+        assert capsys.readouterr().err == "apts-mpi: interrupted\n"
 
 
 class OneOfTwo(SerialCommunicator):

@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from apts_mpi import interrupt
-from apts_mpi.interrupt import MARGIN, SIGNALS, Interrupt, deadline, held
+from apts_mpi.interrupt import MARGIN, SIGNALS, Interrupt, deadline, deferred, held
 
 NAMES = ["SIGTERM", "SIGINT", "SIGUSR1"]
 
@@ -239,3 +240,32 @@ def test_without_held_a_program_that_goes_on_after_training_can_be_ended() -> No
     with Interrupt(never, {}):
         send("SIGTERM")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_ctrl_c_is_kept_until_somebody_wants_to_hear_it() -> None:
+    with deferred() as hear:
+        send("SIGINT", times=2)
+        with deferred():  # within another one it changes nothing
+            pass
+        with pytest.raises(KeyboardInterrupt):
+            hear()
+        with pytest.raises(KeyboardInterrupt):
+            send("SIGINT")  # from here on as ever
+        hear()
+    with pytest.raises(KeyboardInterrupt), deferred():
+        send("SIGINT")
+    with pytest.raises(ValueError, match="first"), deferred():
+        send("SIGINT")
+        raise ValueError("what came first")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "a handler"])
+def test_who_has_another_use_for_ctrl_c_keeps_it(theirs: Any) -> None:
+    earlier = signal.signal(signal.SIGINT, theirs)
+    try:
+        with deferred():
+            assert signal.getsignal(signal.SIGINT) is theirs
+            send("SIGINT")
+    finally:
+        signal.signal(signal.SIGINT, earlier)
