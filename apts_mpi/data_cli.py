@@ -165,11 +165,14 @@ def _verify(args: argparse.Namespace, comm: Communicator | None) -> int:
     for problem in verdict.problems:
         print(f"apts-mpi data: rank {rank}: {problem}" if size > 1 else f"apts-mpi data: {problem}", file=sys.stderr, flush=True)
     mine = [float(verdict.shards), float(verdict.samples), float(verdict.bytes), float(len(verdict.problems))]
-    shards, samples, size_bytes, problems = map(sum, zip(*(comm.gather(mine) if comm is not None else [mine]), strict=True))
+    rows = comm.gather(mine) if comm is not None else [mine]
+    shards, samples, size_bytes, problems = map(sum, zip(*rows, strict=True))
+    unread = sum(row[0] == 0 and row[3] > 0 for row in rows)  # ranks that found no data set
     if rank == 0 and not problems:
         print(f"{args.path}: {shards:.0f} files, {samples:.0f} samples, {size_bytes / 1e6:.1f} MB checked by {size} ranks: all is well")
-    elif rank == 0:
-        print(f"{args.path}: {problems:.0f} problems in {shards:.0f} files", file=sys.stderr, flush=True)
+    elif rank == 0 and (damaged := int(problems) - unread):
+        told = f"{damaged} of {shards:.0f} files {'is' if damaged == 1 else 'are'} damaged"
+        print(f"apts-mpi data: {args.path}: {told}", file=sys.stderr, flush=True)
     return USAGE if problems else 0
 
 

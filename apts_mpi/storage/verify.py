@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ class Verdict:
     shards: int
     samples: int
     bytes: int
-    problems: tuple[str, ...]  # empty: all is well
+    problems: tuple[str, ...]  # one for each file that is not in order; empty: all is well
 
 
 def info(path: str | Path) -> list[str]:
@@ -58,29 +57,29 @@ def verify(path: str | Path, rank: int = 0, size: int = 1) -> Verdict:
 
     Not collective; the caller adds up the verdicts of all ranks. A missing or unreadable data set is a problem, not an error.
     """
-    folder, problems = Path(path), list[str]()
+    folder = Path(path)
     try:
         manifest = load_manifest(folder)
     except (DataError, OSError) as error:
         return Verdict(0, 0, 0, (str(error),))
     mine = manifest.shards[rank::size]
-    for shard in mine:
-        problems += _problems(folder, manifest, shard)
-    return Verdict(len(mine), sum(shard.samples for shard in mine), sum(shard.bytes for shard in mine), tuple(problems))
+    problems = tuple(filter(None, (_problem(folder, manifest, shard) for shard in mine)))
+    return Verdict(len(mine), sum(shard.samples for shard in mine), sum(shard.bytes for shard in mine), problems)
 
 
-def _problems(folder: Path, manifest: Manifest, shard: Shard) -> Iterator[str]:
-    """Everything that is wrong with one shard."""
+def _problem(folder: Path, manifest: Manifest, shard: Shard) -> str:
+    """What is wrong with one shard, empty if it is in order; of a file with another hash nothing more is asked."""
     path = folder / shard.name
     try:
         path = inside(folder, shard.name)
         if path.is_file() and path.stat().st_size == shard.bytes and file_hash(path) != shard.sha256:
-            yield f"{path}: its SHA-256 is not the one in the manifest; copy it again or convert again"
+            return f"{path}: its SHA-256 is not the one in the manifest; copy it again or convert again"
         found = _histogram(folder, manifest, shard)
         if found != shard.histogram:
-            yield f"{path}: has {found} targets per class, the manifest says {shard.histogram}"
+            return f"{path}: has {found} targets per class, the manifest says {shard.histogram}"
     except (DataError, OSError) as error:
-        yield str(error) if str(path) in str(error) else f"{path}: {error}"
+        return str(error) if str(path) in str(error) else f"{path}: {error}"
+    return ""
 
 
 def _histogram(folder: Path, manifest: Manifest, shard: Shard) -> tuple[int, ...]:

@@ -101,7 +101,21 @@ def test_verify_adds_up_over_the_ranks(tmp_path: Path, capsys: pytest.CaptureFix
     assert run("verify", dest, comm=cast(Communicator, Peers(1, [[2.0, 27.0, 1e6, 0.0]]))) == 0
     assert capsys.readouterr().out == ""  # rank 0 alone speaks
     assert run("verify", dest, comm=cast(Communicator, Peers(0, [[2.0, 25.0, 1e6, 1.0]]))) == 2  # the other found a problem
-    assert "1 problems in 4 files" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"apts-mpi data: {dest}: 1 of 4 files is damaged\n"
+
+
+def test_verify_names_a_damaged_file_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dest, _ = make(tmp_path)
+    path = dest / "train-00001-of-00003.h5"
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    assert run("verify", dest) == 2
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"apts-mpi data: {path}: ") and last == f"apts-mpi data: {dest}: 1 of 4 files is damaged"
+    (dest / "manifest.json").unlink()
+    assert run("verify", dest) == 2
+    assert capsys.readouterr().err.count("apts-mpi data: ") == 1
 
 
 def test_verify_names_rank_and_file_and_reaches_the_sum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
