@@ -139,13 +139,12 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from apts_mpi.storage.fetch import fetch
+    from apts_mpi.storage.fetch import converter, fetch
 
     with _progress(bytes_=True) as progress:
         paths = fetch(args.name, args.dest, progress)
-    kind = "cifar10" if args.name == "cifar10" else "mnist"
     print(f"{args.dest}: {len(paths)} files with the right checksum")
-    print(f"next: apts-mpi data convert {kind} {args.dest} data/{args.name} --shards 4")
+    print(f"next: apts-mpi data convert {converter(args.name)} {args.dest} data/{args.name} --shards 4")
     return 0
 
 

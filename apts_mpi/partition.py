@@ -32,6 +32,31 @@ def head_size(size: int, overlap: float) -> int:
     return min(size, -(-int(round(overlap * size * 1_000_000)) // 1_000_000))
 
 
+def minibatches(samples: int, batch: int) -> int:
+    """Minibatches of about ``batch`` samples in an epoch; 0: all samples at once."""
+    return max(1, round(samples / batch)) if batch else 1
+
+
+def check_batch(samples: int, subdomains: int, batch: int, overlap: float) -> None:
+    """ValueError, with the least number that will do, if a minibatch of ``batch`` samples would leave a subdomain without any.
+
+    With an overlap the head of a block and the rest of it are cut into minibatches apart: one of the two must reach for all.
+    """
+
+    def fits(batch: int, overlap: float = overlap) -> bool:
+        size = len(block(samples, subdomains, 0))  # no subdomain is smaller
+        head = head_size(size, overlap)
+        return max(head, size - head) >= minibatches(samples, batch)
+
+    if fits(batch):
+        return
+    least = next((larger for larger in range(batch + 1, samples) if fits(larger)), samples)
+    named = f"{subdomains} subdomain{'s' * (subdomains > 1)}" + (f" with data.overlap = {overlap:g}" if overlap else "")
+    other = ", or data.overlap = 0" if overlap and fits(batch, 0.0) else ""
+    told = f"data.batch = {batch} is too small for {named}: some subdomain would have no sample in some minibatch"
+    raise ValueError(f"{told}; take at least {least}{other}")
+
+
 def tree_sum(terms: Sequence[T], add: Callable[[T, T], T]) -> T:
     """Sum in the fixed pairwise tree: sum(lo, hi) = sum(lo, mid) + sum(mid, hi), mid = (lo + hi) // 2.
 

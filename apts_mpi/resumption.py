@@ -79,6 +79,8 @@ def _look(config: Config) -> Found | None:
     if not config.run.dir:
         raise ValueError(f"run.resume = {config.run.resume} needs run.dir, the folder of the run to go on with")
     folder = Path(config.run.dir)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"run.dir {folder} is a file; give the folder of a run, or a new one")
     checkpoint, problems = newest(folder / rundir.CHECKPOINTS)
     if checkpoint is None:
         _check_nothing(config, folder, problems)

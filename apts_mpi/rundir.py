@@ -109,10 +109,19 @@ def read_run(path: str | Path) -> Run:
     config = read_bytes(inside(folder, CONFIG), CONFIG_BYTES).decode("utf-8", "replace") if (folder / CONFIG).exists() else ""
     columns = _numbers(read_columns(inside(folder, RECORDS))) if (folder / RECORDS).exists() else {}
     done = (folder / COMPLETION).exists()
-    completion = _completion(inside(folder, COMPLETION)) if done else None
-    if done:
-        _check_files(folder)
+    completion = _finished(folder) if done else None
     return Run(folder, config, provenance, columns, _times(inside(folder, TIMING)) if done else [], completion, _resumed(folder))
+
+
+def _finished(folder: Path) -> Completion:
+    """The completion record of ``folder``, whose files are those that it knows; DataError says what to do if not."""
+    try:
+        completion = _completion(inside(folder, COMPLETION))
+    except DataError as error:
+        told = "if it is damaged, move it away: show then has the rest, and how to go on if there is a checkpoint"
+        raise DataError(f"{error}; {told}") from error
+    _check_files(folder)
+    return completion
 
 
 def _resumed(folder: Path) -> list[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
@@ -40,13 +40,14 @@ def check_model(problem: Problem) -> None:
     """
     flat, few = problem.flat, problem.objective.samples.few(TRIED)
     flat.point(problem.theta, None)
+    hint = _tokens(problem) or _fractional(problem.objective.samples)
     for held, split in ((problem.objective.samples, "training"), (problem.test, "test")):
         if held is not None:
             _check_finite(held, split)
             if is_classification(held.targets):
-                _check_labels(flat, held, split)
+                _check_labels(flat, held, split, hint)
     before = {name: buffer.clone() for name, buffer in flat.module.named_buffers()}
-    with first_samples(_fractional(problem.objective.samples)):
+    with first_samples(hint):
         first, second = (score(flat, problem.loss, few, problem.theta)[0] for _ in range(2))
     if abs(first - second) > 1e-6 * abs(first):
         named = random_layers(flat.module)
@@ -165,6 +166,13 @@ def _is_full(error: Exception) -> bool:
     return "out of memory" in str(error) or "allocate memory" in str(error)
 
 
+def _tokens(problem: Problem) -> str:
+    """What may be wrong, should a model without an Embedding fail on characters."""
+    if not problem.data.tokens or any(isinstance(layer, nn.Embedding | nn.EmbeddingBag) for layer in problem.flat.module.modules()):
+        return ""
+    return "; the samples are characters, whole numbers that a model must embed: model.name = transformer does"
+
+
 def _fractional(held: Samples) -> str:
     """What may be wrong, should the loss fail on one floating-point number a sample: labels are integers."""
     if held.targets.ndim != 1 or is_classification(held.targets):
@@ -184,9 +192,9 @@ def _check_finite(held: Samples, name: str) -> None:
                 raise ValueError(f"{name} sample {held.number(start + int(rows[0]))} holds nan or inf in its {what}")
 
 
-def _check_labels(flat: FlatModel, held: Samples, name: str) -> None:
+def _check_labels(flat: FlatModel, held: Samples, name: str, hint: str) -> None:
     """ValueError names the first sample whose label is no output of the model, if the model gives a score per class."""
-    with torch.no_grad(), first_samples():
+    with torch.no_grad(), first_samples(hint):
         outputs: Tensor = flat.module(held.few(1).take(slice(0, 1))[0])
     classes = outputs.shape[-1]
     if outputs.ndim != held.targets.ndim + 1 or classes < 2:

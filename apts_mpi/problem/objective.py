@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apts_mpi.partition import block, head_size
+from apts_mpi.partition import block, check_batch, head_size, minibatches
 from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.order import Order
 from apts_mpi.problem.samples import Samples
@@ -201,11 +201,8 @@ def batch_size(order: Order, batch: int) -> int:
 
 def plan(samples: int, subdomains: int, *, batch: int, overlap: float, seed: int) -> list[Order]:
     """The orders of all N subdomains of a training set; ValueError if a minibatch would leave one empty."""
-    batches = max(1, round(samples / batch)) if batch else 1
-    orders = [Order(block(samples, subdomains, i), overlap, batches, seed) for i in range(subdomains)]
-    if min(batch_size(order, k) for order in orders for k in range(batches)) < 1:
-        raise ValueError(f"data.batch = {batch} over {subdomains} subdomains leaves a subdomain without samples")
-    return orders
+    check_batch(samples, subdomains, batch, overlap)
+    return [Order(block(samples, subdomains, i), overlap, minibatches(samples, batch), seed) for i in range(subdomains)]
 
 
 def needed_ranges(orders: Sequence[Order], mine: range) -> list[range]:

@@ -15,12 +15,14 @@ from apts_mpi.rundir import LOCK, is_run, parts
 def claim(directory: str | Path, name: str, warn: Callable[[str], None]) -> tuple[Path, RunLock]:
     """Make ``directory``, or runs/<time>-<name> if it is empty, and lock it; an earlier run of ours moves into earlier-<i>.
 
-    FileExistsError if other files are there, LockError if another process is at work there.
+    FileExistsError if it is a file or other files are there, LockError if another process is at work there.
     """
     if not str(directory):
         path = _fresh(Path("runs"), name)
         return path, RunLock.take(path / LOCK, warn=warn)
     path = Path(directory)
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"run.dir {path} is a file; give a new or an empty folder")
     with naming(path):
         path.mkdir(parents=True, exist_ok=True)
     _check(path)

@@ -73,7 +73,17 @@ def fetch(name: str, dest: str | Path, progress: Progress | None = None, sets: M
     folder = Path(dest)
     folder.mkdir(parents=True, exist_ok=True)
     report = progress or (lambda *_: None)
-    return [_fetch_file(remote, folder, report) for remote in sets[name]]
+    try:
+        return [_fetch_file(remote, folder, report) for remote in sets[name]]
+    except FetchError as error:
+        files = ", ".join(remote.name for remote in sets[name])
+        told = f"or put {files} into {folder} by hand, then: apts-mpi data convert {converter(name)} {folder} data/{name} --shards 4"
+        raise FetchError(f"{error}\ntry again later with the same command; {told}") from error
+
+
+def converter(name: str) -> str:
+    """What ``data convert`` calls the format of the set ``name``."""
+    return "cifar10" if name == "cifar10" else "mnist"
 
 
 def is_right(path: Path, checksum: str) -> bool:

@@ -173,6 +173,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def _missing(folder: Path) -> str:
     """What to type when there is no data set."""
+    if folder.is_file():
+        other = f"name its folder, {folder.parent}" if folder.name == NAME else f"name the folder that holds {NAME}"
+        return f"{folder} is a file, and a data set is a folder; {other}"
     name, beside = folder.name, sorted(path.parent.name for path in folder.parent.glob(f"*/{NAME}"))
     found = f"; data sets beside it: {', '.join(beside)}" if beside else ""
     lines = [f"no data set at {folder} ({NAME} is missing); check the path{found}", "or make it with"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from apts_mpi.config import Config
-from apts_mpi.partition import block, check_counts, head_size
+from apts_mpi.partition import block, check_batch, check_counts, head_size, minibatches
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Share:
 
 def batches(config: Config, samples: int) -> int:
     """Minibatches in an epoch."""
-    return max(1, round(samples / config.data.batch)) if config.data.batch else 1
+    return minibatches(samples, config.data.batch)
 
 
 def shares(config: Config, ranks: int, samples: int, batch: int = 0, rank: int | None = None) -> list[Share]:
@@ -30,6 +30,7 @@ def shares(config: Config, ranks: int, samples: int, batch: int = 0, rank: int |
     count, number = config.solver.subdomains or ranks, batches(config, samples)
     check_counts(samples, count, ranks)
     overlap = config.data.overlap if config.method in ("apts", "trust-region") else 0.0
+    check_batch(samples, count, config.data.batch, overlap)
     found = []
     for i in block(count, ranks, ranks - 1 if rank is None else rank):
         size, following = (len(block(samples, count, k % count)) for k in (i, i + 1))
@@ -37,10 +38,6 @@ def shares(config: Config, ranks: int, samples: int, batch: int = 0, rank: int |
         owned = sum(_slice(part, number, batch, overlap) for part in (head, size - head))
         borrowed = _slice(head_size(following, overlap), number, batch, overlap) if count > 1 and overlap else 0
         found.append(Share(owned, borrowed))
-    size = len(block(samples, count, 0))
-    head = head_size(size, overlap)
-    if sum(_slice(part, number, 0, overlap) for part in (head, size - head)) < 1:  # none is smaller
-        raise ValueError(f"data.batch = {config.data.batch} over {count} subdomains leaves a subdomain without samples")
     return found
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from problem_cases import case, used
 
@@ -150,8 +151,33 @@ def test_a_rank_needs_its_block_and_the_neighbours_head(samples: int, subdomains
 
 @pytest.mark.fault(27)
 def test_a_minibatch_too_small_for_the_subdomains_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"data.batch = 5 over 10 subdomains leaves a subdomain without samples"):
+    with pytest.raises(ValueError, match=r"data.batch = 5 is too small for 10 subdomains: some .*; take at least 10$"):
         plan(100, 10, batch=5, overlap=0.0, seed=0)
+    told = r"data.batch = 1 is too small for 1 subdomain with data.overlap = 0.05: some .*; take at least 2, or data.overlap = 0$"
+    with pytest.raises(ValueError, match=told):
+        plan(100, 1, batch=1, overlap=0.05, seed=0)
+    assert plan(100, 1, batch=1, overlap=0.0, seed=0)[0].batches == 100
+
+
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(1, 60), st.sampled_from([0.0, 0.05, 0.3, 0.9]))
+def test_the_least_minibatch_that_is_named_is_the_least_that_leaves_nobody_empty(
+    samples: int, subdomains: int, batch: int, overlap: float
+) -> None:
+    assume(subdomains <= samples)
+
+    def fits(size: int) -> bool:
+        batches = max(1, round(samples / size))
+        orders = [Order(block(samples, subdomains, i), overlap, batches, 0) for i in range(subdomains)]
+        return all(batch_size(order, k) for order in orders for k in range(batches))
+
+    try:
+        plan(samples, subdomains, batch=batch, overlap=overlap, seed=0)
+    except ValueError as error:
+        named = re.search(r"take at least (\d+)", str(error))
+        assert named and not fits(batch)
+        assert int(named[1]) == next(size for size in range(batch, samples + 1) if fits(size))
+    else:
+        assert fits(batch)
 
 
 @pytest.mark.parametrize(("batch", "batches"), [(0, 1), (100, 1), (1000, 1), (33, 3), (49, 2)])

@@ -151,8 +151,9 @@ def test_a_range_the_server_cannot_give(server: Server, tmp_path: Path) -> None:
 
 def test_nobody_there(server: Server, tmp_path: Path) -> None:
     sets = {"set": (Remote("file.gz", 3, "0" * 32, ("http://127.0.0.1:9/nothing",)),)}
-    with pytest.raises(FetchError, match="127.0.0.1:9"):
+    with pytest.raises(FetchError, match="127.0.0.1:9") as caught:
         fetch("set", tmp_path, None, sets)
+    assert f"or put file.gz into {tmp_path} by hand, then: apts-mpi data convert mnist {tmp_path} data/set" in str(caught.value)
 
 
 def test_proxy_variables_are_honoured(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

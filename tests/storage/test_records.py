@@ -307,7 +307,7 @@ def test_folders_are_fresh_or_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(FileExistsError, match="theirs is not empty"):
         start(tmp_path / "theirs")
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError, match="file"):
+    with pytest.raises(FileExistsError, match="run.dir .*file is a file; give a new or an empty folder"):
         start(tmp_path / "file")
     for name in ("", "..", "a/b", "a\0b"):
         with pytest.raises(ValueError, match="run.name"):

@@ -27,6 +27,7 @@ from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.rundir import read_run
 from apts_mpi.storage.convert import convert
 from apts_mpi.storage.records import RunDirectory, read_parameters
+from apts_mpi.storage.sources import Options
 
 
 def flat(module: nn.Module) -> Tensor:
@@ -439,6 +440,28 @@ def test_missing_data_set_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="(?s)no data set at .*set .*apts-mpi data convert") as caught:
         run_training(configured(tmp_path), SerialCommunicator())
     assert str(tmp_path / "set") in str(caught.value)
+
+
+def test_a_file_of_the_data_set_is_not_its_folder(tmp_path: Path) -> None:
+    shards(tmp_path)
+    for name, words in (("manifest.json", f"name its folder, {tmp_path / 'set'}$"), ("test-00000-of-00001.h5", "that holds manifest.json")):
+        with pytest.raises(SetupError, match=f"{name} is a file, and a data set is a folder; .*{words}"):
+            run_training(configured(tmp_path, data={"path": str(tmp_path / "set" / name)}), SerialCommunicator())
+
+
+def test_characters_are_not_for_every_model(tmp_path: Path) -> None:
+    (tmp_path / "raw.txt").write_text("to be or not to be, that is the question " * 40)
+    convert("text", tmp_path / "raw.txt", tmp_path / "set", options=Options(window=8))
+    with pytest.raises(SetupError, match="dtype.*; the samples are characters, .*: model.name = transformer does"):
+        run_training(configured(tmp_path), SerialCommunicator())
+
+
+@pytest.mark.parametrize("resume", ["never", "auto"])
+def test_a_file_is_no_run_directory(tmp_path: Path, resume: str) -> None:
+    shards(tmp_path)
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(SetupError, match=f"run.dir {tmp_path / 'run'} is a file; give "):
+        run_training(configured(tmp_path, run={"resume": resume}), SerialCommunicator())
 
 
 def test_a_program_brings_its_own_stepper(tmp_path: Path) -> None:
