@@ -17,7 +17,7 @@ from apts_mpi.origin import go_on
 from apts_mpi.outcome import UNWANTED, Progress, Result
 from apts_mpi.parallel.handshake import together
 from apts_mpi.rundir import Completion
-from apts_mpi.solver.build import minibatches, outer_per_epoch
+from apts_mpi.solver.build import outer_per_epoch, used_minibatches
 from apts_mpi.timing import Timers
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def loss_at(problem: Problem, comm: Communicator, theta: Tensor, k: int, config:
     objective = problem.objective
     if not objective.selected:  # a finished run that was taken up again and had nothing left to do
         epoch, batch = divmod(k, outer_per_epoch(config, objective.batches))
-        objective.select(epoch, minibatches(config, objective.batches, batch)[-1])
+        objective.select(epoch, used_minibatches(config, objective.batches, batch)[-1])
     shares = comm.gather([float(subdomain.owned(theta, None)) for subdomain in objective.subdomains])
     return math.fsum(share for row in shares for share in row)
 

@@ -77,7 +77,7 @@ def outer_per_epoch(config: Config, batches: int) -> int:
     return -(-batches // _period(config))
 
 
-def minibatches(config: Config, batches: int, batch: int) -> range:
+def used_minibatches(config: Config, batches: int, batch: int) -> range:
     """Which of the ``batches`` minibatches of an epoch its outer iteration ``batch`` uses, in their order."""
     return range(batch * _period(config), min((batch + 1) * _period(config), batches))
 

@@ -11,13 +11,13 @@ from apts_mpi import timing
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Objective, State, StepInfo, Timers, Wishes, no_wishes
 from apts_mpi.solver.baselines import Baseline, memory, optimizer, remember_
-from apts_mpi.solver.build import minibatches
+from apts_mpi.solver.build import used_minibatches
 from apts_mpi.solver.schedule import Schedule
 from apts_mpi.solver.vectors import norm, to_host
 
 
 class LocalSGD(Baseline):
-    """H steps of SGD in every subdomain, each on its own share of H minibatches, then one average (Stich 2019).
+    """H steps of SGD in every subdomain, each on its own share of H used_minibatches, then one average (Stich 2019).
 
     theta_{k+1} = theta_k + sum_i w_i (theta_{i,H} - theta_k), w_i the subdomain's mean share of the minibatches. Momentum
     stays with its subdomain. The recorded loss is the mean over the local steps, each before it was made. Full batch:
@@ -37,7 +37,7 @@ class LocalSGD(Baseline):
     def step(self, epoch: int = 0, batch: int = 0) -> StepInfo:
         """Minibatches H batch .. H batch + H - 1 of ``epoch``, as far as it has so many; every rank calls."""
         before, batches = self._exchange.counts(), self._objective.batches
-        used = [0] * self._config.baseline.period if batches == 1 else minibatches(self._config, batches, batch)
+        used = [0] * self._config.baseline.period if batches == 1 else used_minibatches(self._config, batches, batch)
         values, weights = self._local_steps(epoch, used)
         for point, weight in zip(self._points, weights, strict=True):
             point.sub_(self.theta).mul_(weight)

@@ -18,7 +18,7 @@ from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.presets import preset
 from apts_mpi.solver.apts import APTS
 from apts_mpi.solver.average import Averaged
-from apts_mpi.solver.build import check_method, minibatches, outer_per_epoch
+from apts_mpi.solver.build import check_method, outer_per_epoch, used_minibatches
 from apts_mpi.solver.global_only import GlobalTrustRegion
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.schedule import Schedule
@@ -205,9 +205,9 @@ def test_every_method_has_its_stepper() -> None:
 def test_outer_iterations_of_an_epoch() -> None:
     config = settings("local-sgd", baseline={"period": 4})
     assert [outer_per_epoch(config, batches) for batches in (1, 4, 5, 8)] == [1, 1, 2, 2]
-    assert [list(minibatches(config, 5, batch)) for batch in (0, 1)] == [[0, 1, 2, 3], [4]]
+    assert [list(used_minibatches(config, 5, batch)) for batch in (0, 1)] == [[0, 1, 2, 3], [4]]
     other = settings("sgd", baseline={"period": 4})
-    assert outer_per_epoch(other, 5) == 5 and list(minibatches(other, 5, 3)) == [3]
+    assert outer_per_epoch(other, 5) == 5 and list(used_minibatches(other, 5, 3)) == [3]
 
 
 @pytest.mark.parametrize(("method", "keys", "batches", "device", "words"), [
