@@ -98,6 +98,11 @@ class Problem:
     owned: range  # and their samples
     arithmetic: Arithmetic = Arithmetic()  # of one sample; unknown before ``measure``
 
+    @property
+    def scored(self) -> bool:
+        """Whether there is a test set with class labels, and so an accuracy."""
+        return self.test is not None and is_classification(self.test.targets)
+
 
 def from_shards(train: Split, test: Split | None, form: str, limit: int, fingerprint: str, name: str) -> Data:
     """A data set of shards, normalised by the stored constants: (x / scale - mean) / std."""

@@ -14,7 +14,7 @@ from apts_mpi.assembly import Problem
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status
 from apts_mpi.origin import go_on
-from apts_mpi.outcome import UNWANTED, Progress, Result
+from apts_mpi.outcome import MEAN, UNWANTED, Progress, Result
 from apts_mpi.parallel.handshake import together
 from apts_mpi.rundir import Completion
 from apts_mpi.solver.build import outer_per_epoch, used_minibatches
@@ -80,11 +80,21 @@ def completion(comm: Communicator, problem: Problem, result: Result, progress: P
     )  # fmt: skip
 
 
-def shown(result: Result, problem: Problem, comm: Communicator, rows: list[list[float]], since: int, saved: str) -> dict[str, object]:
-    """The facts of a result, for people; ``since``: outer iterations before this start; ``saved``: about checkpoints."""
+def shown(
+    result: Result, problem: Problem, comm: Communicator, rows: list[list[float]], since: int, saved: str, averaged: bool
+) -> dict[str, object]:
+    """The facts of a result, for people.
+
+    Args:
+        since: outer iterations before this start.
+        saved: about checkpoints.
+        averaged: the result is the mean of the iterates.
+    """
+    of_mean = MEAN if averaged else ""
+    loss = f"{result.loss:.4g}{of_mean if result.status is not Status.INTERRUPTED else ''}"  # see Loop._finish
+    accuracy = {} if math.isnan(result.accuracy) else {"test accuracy": f"{result.accuracy:.2f} %{of_mean}"}
     facts: dict[str, object] = {
-        "status": result.status.value, "training loss": f"{result.loss:.4g}",
-        "test accuracy": "none" if math.isnan(result.accuracy) else f"{result.accuracy:.2f} %",
+        "status": result.status.value, "training loss": loss, **accuracy,
         "outer iterations": len(result.steps), "evaluations": f"{result.passes:.1f} passes over the training set",
         "reductions": f"{result.reductions} vectors of {result.theta.numel():,} numbers", "time": f"{result.seconds:.1f} s",
     }  # fmt: skip

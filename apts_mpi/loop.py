@@ -16,7 +16,7 @@ from apts_mpi.contracts import Communicator, Flag, Status, StepInfo, Wishes
 from apts_mpi.interrupt import Interrupt
 from apts_mpi.monitor import Monitor
 from apts_mpi.opening import header, open_directory
-from apts_mpi.outcome import UNWANTED, Progress, Result, known_loss
+from apts_mpi.outcome import ENDS, UNWANTED, Progress, Result, known_loss
 from apts_mpi.parallel import launch
 from apts_mpi.problem.scoring import score
 from apts_mpi.resumption import Found, facts_of, hand_over
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Maker = Callable[[Config, Problem, Communicator, Timers, Wishes], Stepper]
 RECENT = 5  # iterations by which the time of the next one is foreseen
 CAUTION = 1.5  # it may take so many times the longest of them
-ENDS = (Status.TARGET_LOSS, Status.CONVERGED, Status.STATIONARY, Status.GRADIENT, Status.RADIUS)  # what was found at theta itself
 
 
 class Loop:
@@ -48,7 +47,8 @@ class Loop:
         self._batches = outer_per_epoch(config, problem.objective.batches)  # outer iterations in an epoch
         limits = [config.stop.epochs * self._batches, config.stop.iterations]
         self._total = min((limit for limit in limits if limit), default=0)
-        self._monitor = Monitor(config.run.monitor if comm.rank == 0 else "none", self._total, f"apts_mpi: {config.run.name}")
+        kind, title = config.run.monitor if comm.rank == 0 else "none", f"apts_mpi: {config.run.name}"
+        self._monitor = Monitor(kind, self._total, title, accuracy=problem.scored)
         self._interrupt = Interrupt(launch.leave_now)
         self._progress, self._running, self._heard = Progress(), False, False
         self._solver = make(config, problem, comm, timers, self._wishes)
@@ -78,7 +78,7 @@ class Loop:
         before = sum(line.mean for line in timing.table([self._timers.row()]))
         self._timers.phase(timing.RUN)
         with self._monitor as monitor, self._open():
-            monitor.start(self._header)
+            monitor.start(self._header, averaged=result_of(self._solver) is not self._solver.theta)
             for note in filter(None, [*self._notes, self._interrupt.note if self._place else ""]):
                 monitor.note(note)
             status = self._begun
@@ -239,7 +239,7 @@ class Loop:
         result = Result(status, theta, now.steps, now.accuracy, loss, passes, now.reductions, now.seconds, self._place, unsaved)
         self._problem.flat.restore(theta)  # first: a full disk must not cost the caller the module
         closing.store(self._directory, comm, self._problem, self._timers, rows, result, now, self._batches, self._warn)
-        facts = closing.shown(result, self._problem, comm, rows, self._since, self._checkpoints.told())
+        facts = closing.shown(result, self._problem, comm, rows, self._since, self._checkpoints.told(), theta is not self._solver.theta)
         if status is Status.INTERRUPTED:
             facts |= closing.interrupted(result, comm.gather_text(self._interrupt.reason), self._problem.data.in_memory)
             self._interrupt.leaving = True

@@ -11,6 +11,8 @@ from apts_mpi.contracts import Status, StepInfo
 if TYPE_CHECKING:
     from torch import Tensor
 
+ENDS = (Status.TARGET_LOSS, Status.CONVERGED, Status.STATIONARY, Status.GRADIENT, Status.RADIUS)  # what was found at theta itself
+MEAN = " (mean of the iterates)"  # behind a figure of a result that is one
 UNWANTED = "no checkpoints were asked for, or the method has none"
 NUMERICAL, ENVIRONMENT, REQUEUE = 3, 4, 75  # exit codes; 75 is EX_TEMPFAIL of sysexits.h
 

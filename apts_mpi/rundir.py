@@ -137,7 +137,9 @@ def last_checkpoint(folder: Path) -> int | None:
     records = [path for path in place.glob("*.json") if path.stem.isdecimal()] if not place.is_symlink() else []
     for record in sorted(records, key=lambda path: int(path.stem), reverse=True):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return int(read_object(record, 4096)["iteration"])
+            found = read_object(record, 4096)
+            if "bytes" not in found or record.with_suffix(".h5").stat().st_size == found["bytes"]:
+                return int(found["iteration"])
     return None
 
 

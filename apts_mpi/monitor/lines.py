@@ -15,8 +15,9 @@ LEGEND = {  # column -> its words
     "|g|": "norm of its gradient", "rho": "actual / predicted decrease", "radius": "bound on the step's length",
     "acc": "accepted (y, n): step of the subdomains / global step", "local": "local iterations of all subdomains",
     "evals": "gradient evaluations so far, in training sets", "reds": "sums of a whole vector over the ranks",
-    "test%": "test accuracy; time, eta: spent, left",
+    "test%": "test accuracy", "time": "spent; eta: left",
 }  # fmt: skip
+TEST = "test%"  # the column that a run without class labels does without
 HALF = 46  # where the right half of the legend begins
 
 
@@ -58,7 +59,7 @@ COLUMNS: tuple[tuple[str, int, Cell], ...] = (  # name, width, text; 90 wide wit
     ("local", 5, lambda info, extra: str(info.local_iters)),
     ("evals", 6, lambda info, extra: f"{number(extra, 'passes'):.1f}"),
     ("reds", 5, lambda info, extra: f"{number(extra, 'reductions_total'):.0f}"),
-    ("test%", 6, lambda info, extra: "" if extra.get("accuracy") is None else f"{number(extra, 'accuracy'):.2f}"),
+    (TEST, 6, lambda info, extra: "" if extra.get("accuracy") is None else f"{number(extra, 'accuracy'):.2f}"),
     ("time", 6, lambda info, extra: duration(extra.get("time"))),
     ("eta", 6, lambda info, extra: duration(extra.get("eta"))),
 )
@@ -70,17 +71,20 @@ def number(extra: Extra, key: str, missing: float = math.nan) -> float:
     return missing if value is None else value
 
 
-def spare(width: int | None) -> Sequence[str]:
-    """The columns that lines of at most ``width`` do without; None: any width."""
-    return NARROW if width is not None and len(heading()) > width else ()
+def spare(width: int | None, without: Sequence[str] = ()) -> Sequence[str]:
+    """The columns beside ``without`` that lines of at most ``width`` do without; None: any width."""
+    return NARROW if width is not None and len(heading(without)) > width else ()
 
 
-def legend(width: int | None = None) -> list[str]:
-    """What the columns mean that are shown, two in a line where both fit into ``width``."""
+def legend(width: int | None = None, without: Sequence[str] = (), averaged: bool = False) -> list[str]:
+    """What the columns mean that are shown, two in a line where both fit into ``width``.
+
+    ``averaged``: the test accuracy is that of the mean of the iterates.
+    """
     text = [""]
     for name, words in LEGEND.items():
-        entry = f"{name:<6} {words}"
-        if name in spare(width):
+        entry = f"{name:<6} {words}" + (", mean of the iterates" if averaged and name == TEST else "")
+        if name in without or name in spare(width, without):
             continue
         if 0 < len(text[-1]) < HALF and HALF + len(entry) <= (width or 100):
             text[-1:] = [f"{text[-1]:<{HALF}}{entry}", ""]

@@ -59,8 +59,9 @@ class Plain:
 
     width: int | None = None
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream, self._steps = stream, 0
+    def __init__(self, stream: IO[str], without: Sequence[str] = ()) -> None:
+        """``without``: columns that are left out."""
+        self._stream, self._without, self._steps = stream, without, 0
 
     def text(self, lines: Sequence[str]) -> None:
         self._write(lines, stamped=False)
@@ -70,9 +71,9 @@ class Plain:
 
     def step(self, info: StepInfo, extra: Extra) -> None:
         if self._steps % HEADER_EVERY == 0:
-            self._write([f"{'clock':<8} {heading()}"], stamped=False)
+            self._write([f"{'clock':<8} {heading(self._without)}"], stamped=False)
         self._steps += 1
-        self._write([line(info, extra)], stamped=True)
+        self._write([line(info, extra, self._without)], stamped=True)
 
     def close(self) -> None:
         self._stream.flush()
@@ -89,15 +90,15 @@ class Live:
     Of lines that leave the table those of round numbers, k = 0, 1, .. 9, 10, 20, .. 90, 100, 200, stay above it, to be read afterwards.
     """
 
-    def __init__(self, stream: IO[str], total: int, width: int | None) -> None:
-        """``width``: columns of the terminal; None: as rich finds it."""
+    def __init__(self, stream: IO[str], total: int, width: int | None, without: Sequence[str] = ()) -> None:
+        """``width``: columns of the terminal; None: as rich finds it. ``without``: columns of the table that are left out."""
         from rich.console import Console
         from rich.live import Live as RichLive
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._console = Console(file=stream, highlight=False, force_terminal=True, width=width)
         self.width: int | None = self._console.width
-        self._without = spare(self.width)
+        self._without = (*without, *spare(self.width, without))
         self._lines: deque[tuple[int, Text]] = deque()
         self._left = 0  # lines above the table
         columns = TextColumn("outer iteration"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from apts_mpi.arithmetic import Arithmetic
 from apts_mpi.config import Config
 from apts_mpi.origin import GIVEN, by_program, go_on
-from apts_mpi.rundir import CONFIG, Completion, Run, last_checkpoint
+from apts_mpi.rundir import CONFIG, LOCK, Completion, Run, last_checkpoint
 from apts_mpi.timing import render, size_text
 
 BASICS = ("preset", "data.path", "data.batch", "model.name", "solver.subdomains", "local.solver", "global_step.solver", "run.seed")
@@ -59,11 +61,13 @@ def result(run: Run) -> list[str]:
     """How the run ended, or that it did not."""
     done = run.completion
     if done is None:
-        told = {"status": f"did not finish: no completion record; {count(run)} outer iterations on record"}
         kept = last_checkpoint(run.path)
+        saved = kept is not None and kept >= count(run) and not (run.path / LOCK).exists()  # a killed process leaves its lock
+        lost = f"did not finish: no completion record; {count(run)} outer iterations on record"
+        told = {"status": f"stopped, saved after iteration {kept}" if saved else lost}
         if kept is not None:
             how = go_on(run.path, int(run.provenance.get("ranks", 1)), bool(by_program(run.provenance)))
-            told["go on with"] = f"{how}   (from the checkpoint after iteration {kept})"
+            told["go on with"] = how if saved else f"{how}   (from the checkpoint after iteration {kept})"
         return aligned(told)
     times = f"{len(run.resumed)} time{'s' * (len(run.resumed) > 1)}, after iteration {', '.join(map(str, run.resumed))}"
     return aligned(_result(done) | ({"resumed": times} if run.resumed else {}) | _rates(run, done))
@@ -85,7 +89,7 @@ def _rates(run: Run, done: Completion) -> dict[str, object]:
 def _result(done: Completion) -> dict[str, object]:
     return {
         "status": done.status,
-        "test accuracy": _figure(done.accuracy, "{:.2f} %"),
+        **({} if math.isnan(done.accuracy) else {"test accuracy": f"{done.accuracy:.2f} %"}),
         "training loss": _figure(done.loss, "{:.6g}"),
         "iterations": f"{done.iterations} outer, {_figure(done.epochs, '{:.4g}')} epochs",
         "work": f"gradient evaluations for {_figure(done.passes, '{:.1f}')} passes over the training set",
@@ -134,13 +138,13 @@ def provenance(facts: Mapping[str, Any]) -> list[str]:
     shown = {
         "started": facts.get("started_utc"),
         "origin": by_program(facts),
-        "command": facts.get("command"),
+        "command": _command(facts),
         "version": " ".join(str(facts[name]) for name in ("package_version", "git_commit") if facts.get(name)),
         "libraries": ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items()),
         "MPI": str(facts.get("mpi_library", "")).partition("\n")[0][:80],
         "hosts": ", ".join(hosts[:4]) + (f" and {len(hosts) - 4} more" if len(hosts) > 4 else ""),
         "devices": ", ".join(devices),
-        "kernels": facts.get("native"),
+        "kernels": _kernels(str(facts.get("native", "")), devices),
         "ranks": f"{facts.get('ranks', '?')}, threads of each: {facts.get('threads_per_rank', '?')}",
         "network": facts.get("emulated_network"),
         "data": facts.get("data_fingerprint"),
@@ -149,9 +153,22 @@ def provenance(facts: Mapping[str, Any]) -> list[str]:
     return aligned({name: value for name, value in shown.items() if value})
 
 
+def _command(facts: Mapping[str, Any]) -> str:
+    """What was typed on each rank, and on how many."""
+    command, ranks = facts.get("command"), facts.get("ranks")
+    return f"{command}   (on {ranks} ranks)" if command and isinstance(ranks, int) and ranks > 1 else command or ""
+
+
+def _kernels(known: str, devices: Sequence[str]) -> str:
+    """The kernels without those of a GPU, where none was used."""
+    return known if any(device.startswith("cuda") for device in devices) else known.removesuffix(", CUDA")
+
+
 def iterations(run: Run) -> list[str]:
     """The last iterations as a table of the columns that exist."""
     columns = [entry for entry in _COLUMNS if entry[0] in run.columns]
+    if "accuracy" in run.columns and np.isnan(run.columns["accuracy"]).all():
+        columns = [entry for entry in columns if entry[0] != "accuracy"]
     if not columns or not count(run):
         return []
     lines = [" ".join(heading.rjust(width) for _, heading, width, _ in columns)]

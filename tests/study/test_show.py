@@ -7,7 +7,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -69,6 +69,39 @@ def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.Capt
     show_run(path)
     told = capsys.readouterr().out
     assert "did not finish" in told and f"mpiexec -n 3 apts-mpi train --resume {path}   (from the checkpoint after iteration 9)" in told
+
+
+def test_a_run_that_was_stopped_and_saved_is_no_failure(tmp_path: Path) -> None:
+    path = make(tmp_path / "run", finish=False)
+    (path / "checkpoints").mkdir()
+    (path / "checkpoints" / "000003.h5").write_bytes(b"12 bytes....")
+    record = path / "checkpoints" / "000003.json"
+    record.write_text('{"iteration": 12, "bytes": 12}')
+    assert "stopped, saved after iteration 12" in shown(path) and "train --resume" in shown(path) and "did not finish" not in shown(path)
+    (path / "lock").write_text("of a process that was killed, or is at work")
+    assert "did not finish" in shown(path) and "from the checkpoint after iteration 12" in shown(path)
+    (path / "lock").unlink()
+    record.write_text('{"iteration": 12, "bytes": 13}')
+    assert "did not finish" in shown(path) and "train --resume" not in shown(path), "the file was cut"
+
+
+def test_without_an_accuracy_there_is_no_word_of_it(tmp_path: Path) -> None:
+    run = read_run(make(tmp_path / "run"))
+    assert run.completion is not None
+    nothing = np.full(12, math.nan)
+    odd = replace(run, columns={**run.columns, "accuracy": nothing}, completion=replace(run.completion, accuracy=math.nan))
+    text = "\n".join(line for _, lines in tables.sections(odd) for line in lines)
+    assert "test" not in text and "training loss" in text
+
+
+@pytest.mark.parametrize(("facts", "wanted"), [
+    ({"command": "apts-mpi train", "ranks": 2}, "command apts-mpi train (on 2 ranks)"),
+    ({"command": "apts-mpi train", "ranks": 1}, "command apts-mpi train"),
+    ({"native": "compiled, x86-64-v4, CUDA", "devices": ["cpu", "cpu"]}, "kernels compiled, x86-64-v4"),
+    ({"native": "compiled, x86-64-v4, CUDA", "devices": ["cuda:0"]}, "kernels compiled, x86-64-v4, CUDA"),
+])  # fmt: skip
+def test_ranks_stand_beside_the_command_and_kernels_that_served_alone(facts: dict[str, Any], wanted: str) -> None:
+    assert wanted in [" ".join(line.split()) for line in tables.provenance(facts)]
 
 
 def test_a_finished_run_shows_result_settings_origin_records_and_phases(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,20 @@ def test_monitor_shows_a_line_per_iteration_and_the_table(capsys: pytest.Capture
     shown = "".join(capsys.readouterr())
     for words in ("tensors in memory", "N = 1 on P = 1 ranks", "n = 83", "preset default", "epochs done", "local solve", "not stored"):
         assert words in shown, words
+
+
+@pytest.mark.parametrize("average", [8, 0])
+def test_figures_of_the_mean_of_the_iterates_say_so(average: int, capsys: pytest.CaptureFixture[str]) -> None:
+    run(test=task(100, seed=5), stop={"epochs": 2}, run={"monitor": "plain"}, solver={"average": average})
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"^(?:training loss|test accuracy) .* \(mean of the iterates\)$", shown, re.M)) == (2 if average else 0)
+    assert ("test accuracy, mean of the iterates" in shown) == bool(average)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_numbers_to_predict_have_no_accuracy(test: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    x = task()[0]
+    pair = x, x[:, :1] * 2
+    run(network(outputs=1), pair, "mse", pair if test else None, stop={"epochs": 2}, run={"monitor": "plain"})
+    shown = capsys.readouterr().out
+    assert "accuracy" not in shown and "test%" not in shown and "nan" not in shown and "training loss" in shown

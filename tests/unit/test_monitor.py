@@ -15,6 +15,7 @@ import sys
 import termios
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,8 @@ def test_a_line_is_as_wide_as_its_heading_and_at_most_a_hundred_with_the_clock(i
     assert len(lines.line(info, extra)) == len(lines.heading())
     assert len("12:34:56 " + lines.heading()) <= 100
     assert len(lines.heading(lines.NARROW)) <= 79
-    assert all(len(text) <= 100 for text in lines.legend())
+    for without in ((), (lines.TEST,)):
+        assert all(len(text) <= 100 for averaged in (True, False) for text in lines.legend(None, without, averaged))
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,23 @@ def test_lines_of_round_numbers_stay_above_the_table(monkeypatch: pytest.MonkeyP
     assert [row.split()[:2] for row in rows].count(["epoch", "k"]) == 2
 
 
+@pytest.mark.parametrize("kind", ["plain", "live"])
+def test_without_an_accuracy_there_is_no_column_for_it(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
+    out = Terminal()
+    with Monitor(kind, 40, "title", out, accuracy=False) as screen:
+        screen.start({})
+        screen.step(INFO, {**EXTRA, "accuracy": math.nan})
+    assert "test" not in out.getvalue() and "nan" not in out.getvalue() and "evals" in out.getvalue()
+
+
+def test_the_legend_says_whose_accuracy_it_is() -> None:
+    out = io.StringIO()
+    Monitor("plain", stream=out).start({}, averaged=True)
+    Monitor("plain", stream=out).start({})
+    assert out.getvalue().count("test%  test accuracy, mean of the iterates\n") == 1 and out.getvalue().count("test%  test accuracy\n") == 1
+
+
 def test_a_narrow_terminal_drops_columns_instead_of_wrapping(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal(monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
@@ -228,8 +247,8 @@ def test_the_legend_fits_and_explains_what_is_shown(width: int) -> None:
     whole = " ".join(" ".join(line.split()) for line in text)
     for name, words in lines.LEGEND.items():
         assert (f"{name} {words}" in whole) == (name in shown), name
-    assert set(shown) - set(lines.LEGEND) == {"time", "eta"} and "time, eta: spent, left" in whole
-    assert len(text) == {80: 6, 100: 6, 120: 6}.get(width, len(text))
+    assert set(shown) - set(lines.LEGEND) == {"eta"} and "spent; eta: left" in whole
+    assert len(text) == {80: 6, 100: 7, 120: 7}.get(width, len(text))
 
 
 TRAIN = """
