@@ -46,7 +46,7 @@ def header(config: Config, problem: Problem, ranks: int, threads: int, place: st
     return {**known, **facts, **({"network": str(network)} if network else {})}
 
 
-def traced(
+def provenance_of(
     config: Config, comm: Communicator, problem: Problem, threads: int, hosts: Sequence[str], devices: Sequence[str]
 ) -> dict[str, object]:
     """Where a run comes from, for ``provenance.json``; reads every source file and asks git, so rank 0 alone calls."""
@@ -77,7 +77,7 @@ def open_directory(
     def make() -> RunDirectory | None:
         if comm.rank != 0:
             return None
-        known = {**traced(config, comm, problem, threads, hosts, devices), **facts}
+        known = {**provenance_of(config, comm, problem, threads, hosts, devices), **facts}
         if found is None:
             if config.run.dir and is_run(Path(config.run.dir)):
                 why = "no checkpoint was kept there, " if config.run.resume == "auto" else ""
