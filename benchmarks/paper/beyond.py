@@ -36,6 +36,7 @@ class Place:
     steps: int  # of them in an epoch
     rates: dict[str, tuple[float, ...]]
     presets: tuple[str, ...] = PRESETS
+    smaller: tuple[int, int] | None = None  # minibatch of one more row of ours, and how many times smaller it is: more sums
 
     @property
     def known(self) -> bool:
@@ -43,14 +44,22 @@ class Place:
         return PROBLEMS[self.problem].data in ("poisson", "fit")
 
     def ours(self) -> list[Case]:
-        """Every preset, and as it is not: `lsr1` at the mean of its iterates, ours at the last one; full batch: and without metric."""
+        """Every preset, and as it is not: `lsr1` at the mean of its iterates, ours at the last one; full batch: and without metric.
+
+        And ours in smaller minibatches, tested after as many samples as with the problem's.
+        """
         until, cases = Limits(passes=self.passes), list[Case]()
         for name in self.presets:
             other = (LAST, "last") if name == OUR_PRESET else (MEAN, "mean")
             cases += [preset(self.problem, name, SUBDOMAINS, until), preset(self.problem, name, SUBDOMAINS, until, *other)]
         if PROBLEMS[self.problem].batches == 1 and OUR_PRESET in self.presets:
             cases.append(preset(self.problem, OUR_PRESET, SUBDOMAINS, until, NO_METRIC, "no-metric"))
-        return [replace(case, seeds=0, every=100 if self.known else 1) for case in cases]
+        cases = [replace(case, seeds=0, every=100 if self.known else 1) for case in cases]
+        if self.smaller:
+            batch, times = self.smaller
+            case = preset(self.problem, OUR_PRESET, SUBDOMAINS, until, f"--data.batch {batch}", f"batch-{batch}")
+            cases.append(replace(case, seeds=0, every=times))
+        return cases
 
     @property
     def families(self) -> list[tuple[str, bool]]:
@@ -69,8 +78,8 @@ class Place:
 
 
 PLACES = (
-    Place("cifar10-resnet", 24, 125, 400, {"adam": (1e-3, 3e-3, 1e-2, 3e-2), "sgd": (0.01, 0.03, 0.1, 0.3)}),
-    Place("text-transformer", 4, 64, 245, {"adam": (3e-4, 1e-3, 3e-3, 1e-2), "sgd": (0.01, 0.03, 0.1, 0.3)}),
+    Place("cifar10-resnet", 24, 125, 400, {"adam": (1e-3, 3e-3, 1e-2, 3e-2), "sgd": (0.01, 0.03, 0.1, 0.3)}, smaller=(2000, 5)),
+    Place("text-transformer", 4, 64, 245, {"adam": (3e-4, 1e-3, 3e-3, 1e-2), "sgd": (0.01, 0.03, 0.1, 0.3)}, smaller=(500, 5)),
     Place("poisson", 1000, 256, 16, {"adam": (1e-3, 3e-3, 1e-2, 3e-2), "sgd": (1e-5, 3e-5, 1e-4, 3e-4)}),
     Place("fit", 1000, 256, 16, {"adam": (3e-3, 1e-2, 3e-2, 0.1), "sgd": (0.03, 0.1, 0.3, 1.0)}),
 )

@@ -109,5 +109,13 @@ def test_accuracy_decides_where_no_answer_is_known_and_gaps_are_told() -> None:
     assert beyond.tables(MadeUp({}), (place,)) == [] and beyond.finals(MadeUp({}), (place,)) == []
 
 
+def test_ours_in_smaller_minibatches_is_one_more_row_tested_after_as_many_samples() -> None:
+    plain = Place("text-transformer", 4, 64, 1, {}, presets=("default",))
+    *others, smaller = replace(plain, smaller=(500, 5)).ours()
+    assert others == plain.ours()
+    assert (smaller.name, smaller.every) == ("text-transformer/ours-batch-500-N2", 5)
+    assert smaller.words.index("500") > smaller.words.index("2500")  # the later option counts
+
+
 def test_a_run_without_its_end_is_worth_nothing(tmp_path: Path) -> None:
     assert worth.worth(tmp_path) == {}
