@@ -1,15 +1,15 @@
 """An outer iteration against its floor: its own bare gradient evaluations and sums.
 
-The floor is what the arithmetic and the wire cost without the package: on each rank plain torch forward and backward passes over
-as many samples as that rank has evaluated, on the same tensors, and as many in-place MPI_Allreduce calls of n numbers. Ranks whose
-subdomains take different numbers of local iterations wait for each other on both sides; how uneven they are is told beside it.
+The floor is what the arithmetic and the wire cost without the package: on each rank in plain torch the very passes through the network
+that this rank has made, each over as many samples and with or without a gradient, and as many in-place MPI_Allreduce calls of n numbers.
+Ranks whose subdomains take different numbers of local iterations wait for each other on both sides; how uneven they are is told beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from apts_mpi.contracts import Communicator, StepInfo
 from apts_mpi.parallel.raw import raw_sum
 from apts_mpi.partition import block, check_counts
 from apts_mpi.problem.evaluator import PIECE, Evaluator
-from apts_mpi.problem.flat import FlatModel
+from apts_mpi.problem.flat import PLAIN, FlatModel
+from apts_mpi.problem.forward import Forward
 from apts_mpi.problem.losses import Loss, resolve_loss
 from apts_mpi.problem.models import build_model
 from apts_mpi.problem.objective import DataObjective, needed_ranges
@@ -36,28 +37,57 @@ BATCHES = 2  # so that each is a fresh one
 CLASSES = 10
 
 
+class Pass(NamedTuple):
+    """One pass through the network."""
+
+    samples: int
+    gradient: bool  # and back
+
+    @property
+    def work(self) -> float:
+        """In gradients of one sample, of which a forward pass alone costs a third."""
+        return self.samples if self.gradient else self.samples / 3
+
+
+class Noting(Forward):
+    """A network that notes what passes through it."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__(module, dtype, PLAIN)
+        self.noted: list[Pass] = []
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """As a plain one."""
+        self.noted.append(Pass(len(inputs), torch.is_grad_enabled()))
+        return super().__call__(inputs)
+
+
 class Bare:
-    """The same evaluations without the package: a module of its own, gradients into its parameters."""
+    """The same passes without the package: a module of its own, gradients into its parameters."""
 
     def __init__(self, module: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, reduce: Callable[[], object]) -> None:
         self.module, self.loss, self.inputs, self.targets, self.reduce = module, loss, inputs, targets, reduce
+        self._next = 0  # the sample to go on from: always the same ones would stay in the cache
 
-    def gradient(self, samples: int) -> None:
-        """A gradient over ``samples`` samples, piece by piece."""
-        for p in self.module.parameters():
-            p.grad = torch.zeros_like(p)
-        piece = PIECE[self.inputs.device.type]
-        for start in range(0, samples, piece):
-            stop = min(start + piece, samples)
-            torch.autograd.backward(self.loss(self.module(self.inputs[start:stop]), self.targets[start:stop]).sum())
-
-    def run(self, samples: int, reductions: int) -> None:
-        """All evaluations of an outer iteration, and its sums."""
-        whole, rest = divmod(samples, len(self.inputs))
-        for count in [len(self.inputs)] * whole + [rest]:
-            self.gradient(count)
+    def run(self, passes: Iterable[Pass], reductions: int) -> None:
+        """All passes of an outer iteration, and its sums. A piece that is not full is the last one of its gradient."""
+        full, begins = PIECE[self.inputs.device.type], True
+        for samples, gradient in passes:
+            if gradient:
+                if begins:
+                    self.module.zero_grad(set_to_none=True)
+                torch.autograd.backward(self._losses(samples).sum())
+                begins = samples < full
+            else:
+                with torch.no_grad():
+                    self._losses(samples).sum()
         for _ in range(reductions):
             self.reduce()
+
+    def _losses(self, samples: int) -> Tensor:
+        start = self._next if self._next + samples <= len(self.inputs) else 0
+        self._next = stop = start + samples
+        return self.loss(self.module(self.inputs[start:stop]), self.targets[start:stop])
 
 
 @dataclass(frozen=True)
@@ -65,7 +95,7 @@ class Rig:
     """A stepper on random data, and what it is made of."""
 
     stepper: Stepper
-    objective: DataObjective
+    passes: list[Pass]  # through the network so far, on this rank
     timers: timing.Timers
     inputs: Tensor  # this rank's
     targets: Tensor
@@ -76,11 +106,6 @@ class Rig:
     def step(self, k: int) -> StepInfo:
         """Outer iteration k; every rank calls."""
         return self.stepper.step(k // self.per_epoch, k % self.per_epoch)
-
-    @property
-    def work(self) -> int:
-        """Gradients of samples that this rank has evaluated so far; a forward pass alone costs a third."""
-        return self.objective.gradient_samples + self.objective.value_samples // 3
 
 
 def build(comm: Communicator, config: Config, shape: tuple[int, ...], samples: int, batches: int = BATCHES) -> Rig:
@@ -99,11 +124,12 @@ def build(comm: Communicator, config: Config, shape: tuple[int, ...], samples: i
     inputs = torch.randn(sum(map(len, ranges)), *shape, generator=generator, dtype=dtype)
     targets = torch.randint(CLASSES, (len(inputs),), generator=generator)
     flat = FlatModel(build_model(config.model, shape, CLASSES, config.run.seed), dtype, CPU)
+    flat.forward = noting = Noting(flat.module, dtype)
     held = Samples(ranges, inputs, targets, dtype=dtype, device=CPU)
     objective = DataObjective(Evaluator(flat, resolve_loss(config.model.loss), held), orders, mine, batches)
     timers = timing.Timers()
     stepper = build_stepper(config, flat.initial(), objective, instrumented(comm, config, timers), timers, subdomains)
-    return Rig(stepper, objective, timers, inputs, targets, flat.n_params, samples, outer_per_epoch(config, batches))
+    return Rig(stepper, noting.noted, timers, inputs, targets, flat.n_params, samples, outer_per_epoch(config, batches))
 
 
 def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples: int, plan: Plan) -> dict[str, Any]:
@@ -120,22 +146,22 @@ def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples:
 
 
 def _run(comm: Communicator, rig: Rig, bare: Bare, plan: Plan) -> dict[str, Any]:
-    """An outer iteration, then a floor of exactly each rank's work, again and again."""
+    """An outer iteration, then a floor of exactly each rank's passes, again and again."""
     ours, floors, infos, uneven = list[float](), list[float](), list[StepInfo](), list[float]()
     for k in range(plan.warm_up + plan.repeats):
         rig.timers.phase(timing.RUN if k >= plan.warm_up else timing.WARM_UP)
-        before = rig.work
+        before = len(rig.passes)
         ours.append(clock(comm, lambda k=k: infos.append(rig.step(k))))  # type: ignore[misc]
         rig.timers.phase(timing.SET_UP)  # the floor has no place in the table of the run
-        work, reductions = rig.work - before, infos[-1].reductions
-        floors.append(clock(comm, lambda work=work, reductions=reductions: bare.run(work, reductions)))  # type: ignore[misc]
-        each = [row[0] for row in comm.gather([float(work)])]
+        passes, reductions = rig.passes[before:], infos[-1].reductions
+        floors.append(clock(comm, lambda passes=passes, reductions=reductions: bare.run(passes, reductions)))  # type: ignore[misc]
+        each = [row[0] for row in comm.gather([sum(one.work for one in passes)])]
         uneven.append(max(each) * len(each) / sum(each))
     kept = infos[plan.warm_up :]
-    passes = [info.gradient_samples / (len(bare.inputs) * comm.size) for info in kept]
+    evaluated = [info.gradient_samples / (len(bare.inputs) * comm.size) for info in kept]
     return {
         **compared(ours[plan.warm_up :], floors[plan.warm_up :]),
-        "evaluations_per_iteration": float(np.median(passes)),
+        "evaluations_per_iteration": float(np.median(evaluated)),
         "reductions_per_iteration": float(np.median([info.reductions for info in kept])),
         "busiest_to_mean": summary(uneven[plan.warm_up :]),
     }

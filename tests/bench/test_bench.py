@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 from train_cases import shards
@@ -19,6 +20,8 @@ from apts_mpi.__main__ import main
 from apts_mpi.bench import io, measure, reduce, report, step
 from apts_mpi.network import Network
 from apts_mpi.parallel.serial import SerialCommunicator
+from apts_mpi.presets import preset
+from apts_mpi.problem.losses import resolve_loss
 from apts_mpi.timing import Timers
 
 
@@ -100,23 +103,53 @@ def test_a_step_and_its_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m
 
 
 class Uneven:
-    """A rig on a rank that evaluates 7 gradients and 6 losses in an iteration in which all ranks together evaluate 100 and 60."""
+    """A rig on a rank that makes a gradient of 7 samples and a loss of 6 in an iteration in which all ranks together make 100 gradients."""
 
-    objective: Any = SimpleNamespace(gradient_samples=0, value_samples=0)
     timers = Timers()
-    work = step.Rig.work
+
+    def __init__(self) -> None:
+        self.passes: list[step.Pass] = []
 
     def step(self, k: int) -> Any:
-        self.objective.gradient_samples += 7
-        self.objective.value_samples += 6
-        return SimpleNamespace(gradient_samples=100, value_samples=60, reductions=3)
+        self.passes += [step.Pass(7, gradient=True), step.Pass(6, gradient=False)]
+        return SimpleNamespace(gradient_samples=100, reductions=3)
 
 
-def test_the_floor_of_a_rank_is_its_own_work() -> None:
+def test_the_floor_of_a_rank_is_its_own_passes() -> None:
     asked = []
-    bare: Any = SimpleNamespace(inputs=range(10), run=lambda samples, reductions: asked.append((samples, reductions)))
+    bare: Any = SimpleNamespace(inputs=range(10), run=lambda passes, reductions: asked.append((passes, reductions)))
     found = step._run(SerialCommunicator(), Uneven(), bare, measure.Plan(15, 2))  # type: ignore[arg-type]
-    assert asked == [(9, 3)] * 17 and found["evaluations_per_iteration"] == 10 and found["busiest_to_mean"]["median"] == 1
+    assert asked == [([(7, True), (6, False)], 3)] * 17
+    assert found["evaluations_per_iteration"] == 10 and found["busiest_to_mean"]["median"] == 1
+
+
+def test_the_passes_of_an_iteration_are_noted_and_made_again() -> None:
+    config = preset("default", model={"widths": (4,)}, solver={"subdomains": 2})
+    rig = step.build(SerialCommunicator(), config, (784,), 2200)
+    info = rig.step(0)
+    assert sum(samples for samples, gradient in rig.passes if gradient) == info.gradient_samples
+    assert sum(samples for samples, gradient in rig.passes if not gradient) == info.value_samples
+    losses, sums = list[int](), list[int]()
+    module = torch.nn.Linear(784, 10)
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses.append(len(outputs))
+        return resolve_loss("cross_entropy")(outputs, targets)
+
+    bare = step.Bare(module, loss, rig.inputs[:2200], rig.targets[:2200], lambda: sums.append(1))
+    bare.run(rig.passes, info.reductions)
+    assert losses == [samples for samples, _ in rig.passes] and len(sums) == info.reductions
+
+
+def test_pieces_of_one_gradient_are_added_up_in_the_floor() -> None:
+    inputs, targets, module = torch.randn(1500, 3), torch.randint(2, (1500,)), torch.nn.Linear(3, 2)
+
+    loss = resolve_loss("cross_entropy")
+    whole = torch.autograd.grad(loss(module(inputs), targets).sum(), module.weight)[0]
+    bare = step.Bare(module, loss, inputs, targets, lambda: None)
+    for _ in range(2):  # the second one begins anew
+        bare.run([step.Pass(1024, True), step.Pass(476, True)], 0)
+        torch.testing.assert_close(module.weight.grad, whole)
 
 
 def test_a_step_on_an_emulated_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
