@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe, Ito
 MANY = (*COLOURS, "#882255", "#117733", "#999999", "#661100", "#AA4499", "#332288")  # then those of Tol
@@ -85,15 +86,25 @@ def doublings(panel: Axes, values: NDArray[np.float64]) -> None:
 
 
 def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int, **style: Any) -> None:
-    """A legend in at most ``columns`` columns, in fewer where the figure is not wide enough; names wider than it are broken."""
+    """A legend in at most ``columns`` columns, in fewer where the figure is not wide enough; names wider than it are broken.
+
+    Lines are opaque in it, as they look where many lie over each other: two colours let through are hard to tell apart.
+    """
+
+    def made_with(names: Sequence[str], **more: int) -> Legend:
+        found = figure.legend(handles, names, frameon=False, **more, **style)
+        for line in found.get_lines():
+            line.set_alpha(1)
+        return found
+
     for count in range(max(1, min(columns, len(names))), 0, -1):
-        made = figure.legend(handles, names, ncols=count, frameon=False, **style)
+        made = made_with(names, ncols=count)
         width = made.get_window_extent().width / figure.bbox.width
         if width <= 1:
             return
         made.remove()
     room = int(0.9 * max(map(len, names)) / width)  # beside the line
-    figure.legend(handles, [fill(name, room) for name in names], frameon=False, **style)
+    made_with([fill(name, room) for name in names])
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:

@@ -16,7 +16,7 @@ from apts_mpi import cli
 from apts_mpi.contracts import Status, StepInfo
 from apts_mpi.rundir import Completion, Run, read_run
 from apts_mpi.storage.records import RunDirectory
-from apts_mpi.study import tables
+from apts_mpi.study import style, tables
 from apts_mpi.study.plots import labels
 from apts_mpi.study.show import plot_runs, show_run
 from apts_mpi.timing import Timers
@@ -314,3 +314,10 @@ def test_refusals_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'apts_mpi\[plot\]'"):
         plot_runs([path])
+
+
+def test_lines_are_opaque_in_a_legend() -> None:
+    figure = style.new_figure(4, 3)
+    lines = figure.subplots().plot([0, 1], [0, 1], alpha=0.6)
+    style.legend(figure, lines, ["a line"], 4)
+    assert lines[0].get_alpha() == 0.6 and [line.get_alpha() for line in figure.legends[0].get_lines()] == [1]
