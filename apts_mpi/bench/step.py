@@ -21,7 +21,7 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, StepInfo
 from apts_mpi.parallel.raw import raw_sum
 from apts_mpi.partition import block, check_counts
-from apts_mpi.problem.evaluator import PIECE, Evaluator
+from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.flat import PLAIN, FlatModel
 from apts_mpi.problem.forward import Forward
 from apts_mpi.problem.losses import Loss, resolve_loss
@@ -65,19 +65,21 @@ class Noting(Forward):
 class Bare:
     """The same passes without the package: a module of its own, gradients into its parameters."""
 
-    def __init__(self, module: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, reduce: Callable[[], object]) -> None:
-        self.module, self.loss, self.inputs, self.targets, self.reduce = module, loss, inputs, targets, reduce
+    def __init__(
+        self, module: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, reduce: Callable[[], object], piece: int,
+    ) -> None:  # fmt: skip
+        self.module, self.loss, self.inputs, self.targets, self.reduce, self._piece = module, loss, inputs, targets, reduce, piece
         self._next = 0  # the sample to go on from: always the same ones would stay in the cache
 
     def run(self, passes: Iterable[Pass], reductions: int) -> None:
-        """All passes of an outer iteration, and its sums. A piece that is not full is the last one of its gradient."""
-        full, begins = PIECE[self.inputs.device.type], True
+        """All passes of an outer iteration, and its sums. A pass of fewer than ``piece`` samples is the last one of its gradient."""
+        begins = True
         for samples, gradient in passes:
             if gradient:
                 if begins:
                     self.module.zero_grad(set_to_none=True)
                 torch.autograd.backward(self._losses(samples).sum())
-                begins = samples < full
+                begins = samples < self._piece
             else:
                 with torch.no_grad():
                     self._losses(samples).sum()
@@ -85,6 +87,7 @@ class Bare:
             self.reduce()
 
     def _losses(self, samples: int) -> Tensor:
+        assert samples <= len(self.inputs), "a pass over more samples than this rank holds"
         start = self._next if self._next + samples <= len(self.inputs) else 0
         self._next = stop = start + samples
         return self.loss(self.module(self.inputs[start:stop]), self.targets[start:stop])
@@ -101,6 +104,7 @@ class Rig:
     targets: Tensor
     n_params: int
     samples: int  # per rank and minibatch
+    piece: int  # of a pass through the network, at most
     per_epoch: int  # outer iterations in an epoch
 
     def step(self, k: int) -> StepInfo:
@@ -126,10 +130,11 @@ def build(comm: Communicator, config: Config, shape: tuple[int, ...], samples: i
     flat = FlatModel(build_model(config.model, shape, CLASSES, config.run.seed), dtype, CPU)
     flat.forward = noting = Noting(flat.module, dtype)
     held = Samples(ranges, inputs, targets, dtype=dtype, device=CPU)
-    objective = DataObjective(Evaluator(flat, resolve_loss(config.model.loss), held), orders, mine, batches)
+    evaluator = Evaluator(flat, resolve_loss(config.model.loss), held)
+    objective = DataObjective(evaluator, orders, mine, batches)
     timers = timing.Timers()
     stepper = build_stepper(config, flat.initial(), objective, instrumented(comm, config, timers), timers, subdomains)
-    return Rig(stepper, noting.noted, timers, inputs, targets, flat.n_params, samples, outer_per_epoch(config, batches))
+    return Rig(stepper, noting.noted, timers, inputs, targets, flat.n_params, samples, evaluator.piece, outer_per_epoch(config, batches))
 
 
 def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples: int, plan: Plan) -> dict[str, Any]:
@@ -137,7 +142,7 @@ def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples:
     rig, dtype = build(comm, config, shape, samples), config.model.dtype
     twin = build_model(config.model, shape, CLASSES, config.run.seed).to(getattr(torch, dtype))
     reduce = raw_sum(comm, rig.n_params, np.dtype(dtype))
-    bare = Bare(twin, resolve_loss(config.model.loss), rig.inputs[:samples], rig.targets[:samples], reduce)
+    bare = Bare(twin, resolve_loss(config.model.loss), rig.inputs[:samples], rig.targets[:samples], reduce, rig.piece)
     found = _run(comm, rig, bare, plan)
     table = timing.table(comm.gather(rig.timers.row()))
     middle, (low, high) = found["busiest_to_mean"].values()

@@ -129,16 +129,17 @@ def test_the_passes_of_an_iteration_are_noted_and_made_again() -> None:
     info = rig.step(0)
     assert sum(samples for samples, gradient in rig.passes if gradient) == info.gradient_samples
     assert sum(samples for samples, gradient in rig.passes if not gradient) == info.value_samples
-    losses, sums = list[int](), list[int]()
+    made, sums = list[step.Pass](), list[int]()
     module = torch.nn.Linear(784, 10)
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses.append(len(outputs))
+        made.append(step.Pass(len(outputs), outputs.requires_grad))
         return resolve_loss("cross_entropy")(outputs, targets)
 
-    bare = step.Bare(module, loss, rig.inputs[:2200], rig.targets[:2200], lambda: sums.append(1))
+    bare = step.Bare(module, loss, rig.inputs[:2200], rig.targets[:2200], lambda: sums.append(1), rig.piece)
     bare.run(rig.passes, info.reductions)
-    assert losses == [samples for samples, _ in rig.passes] and len(sums) == info.reductions
+    assert made == rig.passes and {gradient for _, gradient in made} == {True, False} and len(sums) == info.reductions
+    assert module.weight.grad is not None
 
 
 def test_pieces_of_one_gradient_are_added_up_in_the_floor() -> None:
@@ -146,7 +147,7 @@ def test_pieces_of_one_gradient_are_added_up_in_the_floor() -> None:
 
     loss = resolve_loss("cross_entropy")
     whole = torch.autograd.grad(loss(module(inputs), targets).sum(), module.weight)[0]
-    bare = step.Bare(module, loss, inputs, targets, lambda: None)
+    bare = step.Bare(module, loss, inputs, targets, lambda: None, 1024)
     for _ in range(2):  # the second one begins anew
         bare.run([step.Pass(1024, True), step.Pass(476, True)], 0)
         torch.testing.assert_close(module.weight.grad, whole)
