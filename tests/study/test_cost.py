@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from machine_cases import ONE, VECTOR, N, machine
 
-sys.path += [str(Path(__file__).parents[1] / name) for name in ("solver", "train")]
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("solver", "train", "../benchmarks")]
 import baseline_cases
+import keep_study
 from apts_cases import network
 
 from apts_mpi.config import Config
@@ -24,7 +26,7 @@ from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.presets import preset
 from apts_mpi.problem.objective import batch_size
 from apts_mpi.problem.objective import plan as plan_order
-from apts_mpi.regular import SUM, sum_holds
+from apts_mpi.regular import SUM, read_summed, sum_holds, with_sum
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.study.cost import predict
 from apts_mpi.study.machine import Machine, between, nearest, read_machine
@@ -290,6 +292,36 @@ def test_recorded_files_with_a_checksum_are_as_they_were_written() -> None:
     recorded = Path(__file__).parents[2] / "benchmarks" / "results"
     summed = {path: tree for path in recorded.rglob("*.json") if SUM in (tree := json.loads(path.read_text()))}
     assert len(summed) >= 5 and [path for path, tree in summed.items() if not sum_holds(tree)] == []
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All texts in a document."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from texts(one)
+
+
+def test_recorded_files_name_no_folder_of_a_machine() -> None:
+    recorded = Path(__file__).parents[2] / "benchmarks" / "results"
+    found = {path.name: list(texts(json.loads(path.read_text()))) for path in recorded.rglob("*.json")}
+    assert {name: text for name, said in found.items() for text in said if text.startswith("/")} == {}
+
+
+def test_a_study_is_kept_without_the_folder_that_it_was_made_in(tmp_path: Path) -> None:
+    study = tmp_path / "studies" / "one"
+    sealed = with_sum({"provenance": {"command": "/home/me/apts_mpi/__main__.py bench --out a", "folder": "/home/me", "ranks": 1}})
+    plain = dict.fromkeys(("points.json", "report/report.md", "report/tables.tex", "report/figures/one.png"), "text")
+    for name, text in {**plain, "calibration/compute-P1.json": json.dumps(sealed)}.items():
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / name).write_text(text)
+    keep_study.keep(study, tmp_path / "results")
+    kept = read_summed(tmp_path / "results" / "one" / "calibration" / "compute-P1.json")
+    assert kept["provenance"] == {"command": "apts_mpi/__main__.py bench --out a", "folder": ".", "ranks": 1}
+    assert sorted(path.name for path in (tmp_path / "results" / "one").rglob("*.*")) == [
+        "compute-P1.json", "one.png", "points.json", "report.md", "tables.tex"
+    ]  # fmt: skip
 
 
 def test_work_of_nothing() -> None:
