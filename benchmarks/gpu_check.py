@@ -33,9 +33,10 @@ from unittest import mock
 import numpy as np
 import torch
 from launched import launch
+from origin import origin
 from quasi_newton import Iteration, clock, interval
 
-from apts_mpi import Result, preset, provenance, train
+from apts_mpi import Result, preset, train
 from apts_mpi.problem.models import build_model
 from apts_mpi.storage.convert import convert
 
@@ -259,7 +260,7 @@ def main() -> int:
         checks |= {"waits": lambda: waits(asked.device), "leaks": lambda: leaks(asked.device),
                    "graph": lambda: graph(asked.device), "formats": lambda: formats(asked.device), "step": lambda: step(asked.device),
                    "bandwidth": lambda: bandwidth(asked.device), "shared": shared}  # fmt: skip
-    package, found, fallen = Path(provenance.__file__).parent, dict[str, Facts](), list[str]()
+    found, fallen = dict[str, Facts](), list[str]()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     seconds = dict[str, float]()
     for name in [name for name in checks if not asked.only or name in asked.only]:
@@ -277,8 +278,7 @@ def main() -> int:
     if asked.out:
         facts = {
             "started_utc": started, "device": torch.cuda.get_device_name() if gpu else asked.device, "cuda": torch.version.cuda,
-            "hip": torch.version.hip, "cpu": provenance.cpu(), "load": os.getloadavg(), "versions": provenance.versions(),
-            "source_sha256": provenance.source_sha256(package), "git_commit": provenance.commit(package), "seconds": seconds,
+            "hip": torch.version.hip, "load": os.getloadavg(), "seconds": seconds, **origin(),
         }  # fmt: skip
         asked.out.write_text(json.dumps({**facts, "results": found}, indent=1) + "\n", encoding="utf-8")
     return int(bool(fallen))

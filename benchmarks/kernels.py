@@ -20,9 +20,9 @@ from unittest import mock
 
 import numpy as np
 import torch
+from origin import origin
 from quasi_newton import Iteration, clock, interval
 
-from apts_mpi import provenance
 from apts_mpi.native import extension, kernels, twins
 
 WARM_UP = 4
@@ -104,12 +104,10 @@ def main() -> None:
     load, started = os.getloadavg(), datetime.now(UTC).isoformat(timespec="seconds")
     results = {str(n): measure(n, arguments.memory, max(arguments.repeats, 15), device) for n in arguments.n}
     if arguments.out:
-        package = Path(provenance.__file__).parent
         facts = {
             "memory": arguments.memory, "dtype": "float32", "threads": 1, "repeats": max(arguments.repeats, 15), "started_utc": started,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "load_before": load,
-            "native": extension.state(), "cpu": provenance.cpu(), "versions": provenance.versions(),
-            "source_sha256": provenance.source_sha256(package), "git_commit": provenance.commit(package),
+            **origin(),
         }  # fmt: skip
         arguments.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n", encoding="utf-8")
 

@@ -19,11 +19,10 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from origin import origin
 
-from apts_mpi import provenance
 from apts_mpi.bench import step
 from apts_mpi.config import Config
-from apts_mpi.native import extension
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.presets import preset
 
@@ -128,12 +127,7 @@ def main() -> int:
         missed += taken > bar
         print(f"{name:20s} {taken:.2f} s, bar {bar}")
     if asked.out:
-        package = Path(provenance.__file__).parent
-        facts = {
-            "cpu": provenance.cpu(), "versions": provenance.versions(), "native": extension.state(),
-            "git_commit": provenance.commit(package), "source_sha256": provenance.source_sha256(package), "memory": rows, "start": starts,
-        }  # fmt: skip
-        asked.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        asked.out.write_text(json.dumps({**origin(), "memory": rows, "start": starts}, indent=1) + "\n", encoding="utf-8")
     return int(missed > 0)
 
 

@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 
 import torch
+from origin import origin
 from steps import NETWORKS
 
-from apts_mpi import provenance
 from apts_mpi.bench import measure, step
-from apts_mpi.native import extension
 from apts_mpi.parallel import launch
 from apts_mpi.presets import PRESETS, preset
 
@@ -46,12 +45,8 @@ def main() -> int:
         print("\n".join(found.pop("table")))
         print(measure.line(f"n = {found['n_params']}", found) + f", bar {bar}")
         if arguments.out:
-            package = Path(provenance.__file__).parent
-            facts = {
-                "network": arguments.network, "preset": arguments.preset, "ranks": comm.size, **found, "bar": bar, "met": met,
-                "cpu": provenance.cpu(), "versions": provenance.versions(), "native": extension.state(),
-                "source_sha256": provenance.source_sha256(package), "git_commit": provenance.commit(package),
-            }  # fmt: skip
+            named = {"network": arguments.network, "preset": arguments.preset, "ranks": comm.size}
+            facts = {**named, **found, "bar": bar, "met": met, **origin()}
             arguments.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     launch.finish(comm)
     return int(not met)

@@ -18,10 +18,11 @@ from typing import Any
 from unittest import mock
 
 import torch
+from origin import origin
 from quasi_newton import clock, interval
 from steps import NETWORKS
 
-from apts_mpi import preset, provenance
+from apts_mpi import preset
 from apts_mpi.native import extension, kernels
 from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.flat import FlatModel
@@ -94,11 +95,7 @@ def main() -> int:
         for name, part in ((name, one[name]) for name in NAMES if name in one):
             print(f"  {name:6s} {part['ms']:6.2f} ms, to bare {part['to_bare']:.3f} [{part['interval'][0]:.3f}, {part['interval'][1]:.3f}]")
     if asked.out:
-        package = Path(provenance.__file__).parent
-        facts = {
-            "cpu": provenance.cpu(), "versions": provenance.versions(), "native": extension.state(), "load": os.getloadavg(),
-            "git_commit": provenance.commit(package), "source_sha256": provenance.source_sha256(package), "bar": BAR, "results": found,
-        }  # fmt: skip
+        facts = {**origin(), "load": os.getloadavg(), "bar": BAR, "results": found}
         asked.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return int(any(one["samples"] == AT and one["step"]["to_bare"] > BAR for one in found))
 

@@ -88,23 +88,23 @@ def doublings(panel: Axes, values: NDArray[np.float64]) -> None:
 def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], columns: int, **style: Any) -> None:
     """A legend in at most ``columns`` columns, in fewer where the figure is not wide enough; names wider than it are broken.
 
-    Lines are opaque in it, as they look where many lie over each other: two colours let through are hard to tell apart.
+    Lines are opaque in it, as they look where many lie over each other: colours that the page shines through are hard to tell apart.
     """
 
-    def made_with(names: Sequence[str], **more: int) -> Legend:
+    def draw(names: Sequence[str], **more: int) -> Legend:
         found = figure.legend(handles, names, frameon=False, **more, **style)
         for line in found.get_lines():
             line.set_alpha(1)
         return found
 
     for count in range(max(1, min(columns, len(names))), 0, -1):
-        made = made_with(names, ncols=count)
+        made = draw(names, ncols=count)
         width = made.get_window_extent().width / figure.bbox.width
         if width <= 1:
             return
         made.remove()
     room = int(0.9 * max(map(len, names)) / width)  # beside the line
-    made_with([fill(name, room) for name in names])
+    draw([fill(name, room) for name in names])
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes], columns: int = 4) -> None:
