@@ -30,7 +30,8 @@ WARM_UP = 4
 
 def pairs_of(n: int, memory: int, device: torch.device) -> dict[str, tuple[Callable[[], object], Callable[[], object], int]]:
     """(kernel, twin, words that the kernel moves) by name."""
-    rows, grad, other, third, out = torch.randn(2 * memory + 2, n, device=device), *(torch.randn(n, device=device) for _ in range(4))
+    rows, *vectors = torch.randn(2 * memory + 2, n, device=device), *(torch.randn(n, device=device) for _ in range(5))
+    grad, other, third, out, trial = vectors
     chosen, weights, used = list(range(2 * memory)), [0.01] * (2 * memory), 2 * memory
     small = 1e-30 * torch.randn(n, device=device)
     iteration = Iteration(n, memory, device)
@@ -53,7 +54,9 @@ def pairs_of(n: int, memory: int, device: torch.device) -> dict[str, tuple[Calla
             lambda: kernels.combine_(rows, chosen, weights, 0.5, grad, out),
             lambda: twins.combine_(rows, chosen, weights, 0.5, grad, out), used + 2,
         ),
-        "correct_": (lambda: kernels.correct_(out, small, grad, third), lambda: twins.correct_(out, small, grad, third), 5),
+        "reach_": (
+            lambda: kernels.reach_(small, grad, other, third, out, trial), lambda: twins.reach_(small, grad, other, third, out, trial), 6,
+        ),
         "iteration": (lambda: whole(True), lambda: whole(False), 2 * used + 6),
     }  # fmt: skip
     found["blend_"] = (lambda: kernels.blend_(out, small, grad, third, 0.9), lambda: twins.blend_(out, small, grad, third, 0.9), 5)

@@ -28,11 +28,11 @@ def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], fa
     return sums[0]
 
 
-def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> Tensor:
-    """See ``kernels.correct_``."""
-    sums = _room(grad, 1)
-    compiled_module().correct_cuda_(grad, correction, theta, origin, sums, _stream(grad))
-    return sums[0]
+def reach_(step: Tensor, moved: Tensor, origin: Tensor, correction: Tensor, reached: Tensor, trial: Tensor) -> Tensor:
+    """See ``kernels.reach_``."""
+    sums = _room(step, 2)
+    compiled_module().reach_cuda_(step, moved, origin, correction, reached, trial, sums, _stream(step))
+    return sums[:2]
 
 
 def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: float) -> Tensor:

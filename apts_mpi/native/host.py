@@ -12,7 +12,7 @@ from torch import Tensor, get_num_threads
 from apts_mpi.native.extension import compiled_module
 from apts_mpi.native.twins import advance_, square
 
-__all__ = ["advance_", "blend_", "combine_", "correct_", "observe_", "square"]
+__all__ = ["advance_", "blend_", "combine_", "observe_", "reach_", "square"]
 
 
 def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tensor) -> list[float]:
@@ -26,9 +26,10 @@ def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], fa
     return float(compiled_module().combine_(memory, list(chosen), list(weights), factor, grad, out, get_num_threads()))
 
 
-def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> float:
-    """See ``kernels.correct_``."""
-    return float(compiled_module().correct_(grad, correction, theta, origin, get_num_threads()))
+def reach_(step: Tensor, moved: Tensor, origin: Tensor, correction: Tensor, reached: Tensor, trial: Tensor) -> list[float]:
+    """See ``kernels.reach_``."""
+    found: list[float] = compiled_module().reach_(step, moved, origin, correction, reached, trial, get_num_threads())
+    return found
 
 
 def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: float) -> float:

@@ -40,12 +40,17 @@ def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], fa
     return found
 
 
-def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> float | Tensor:
-    """grad += correction; returns correction'(theta - origin), what it adds to the value, on a GPU as a 0-d tensor there. One pass."""
-    serves = _serves(grad, correction, theta, origin)
-    if not grad.shape == correction.shape == theta.shape == origin.shape or grad.dim() != 1:
-        raise ValueError("need four vectors of one length")
-    found: float | Tensor = serves.correct_(grad, correction, theta, origin)
+def reach_(step: Tensor, moved: Tensor, origin: Tensor, correction: Tensor, reached: Tensor, trial: Tensor) -> list[float] | Tensor:
+    """reached = moved + step, trial = origin + reached; returns reached'reached and correction'reached. One pass; nothing waits.
+
+    With r_i of (4) as ``correction``, the second is what it adds to the value at the trial point. Two numbers, or a float64 tensor of
+    two on the device.
+    """
+    vectors = (step, moved, origin, correction, reached, trial)
+    serves = _serves(*vectors)
+    if any(vector.shape != step.shape for vector in vectors) or step.dim() != 1:
+        raise ValueError("need six vectors of one length")
+    found: list[float] | Tensor = serves.reach_(*vectors)
     return found
 
 

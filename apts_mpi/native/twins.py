@@ -28,19 +28,20 @@ def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], fa
     torch.mul(grad, factor, out=out)
     for row, weight in zip(chosen, weights, strict=True):
         out.add_(memory[row], alpha=weight)
-    return _dot(out, out)
+    return float(_dot(out, out))
 
 
-def correct_(grad: Tensor, correction: Tensor, theta: Tensor, origin: Tensor) -> float:
-    """See ``kernels.correct_``."""
-    grad.add_(correction)
-    return _dot(correction, theta - origin)
+def reach_(step: Tensor, moved: Tensor, origin: Tensor, correction: Tensor, reached: Tensor, trial: Tensor) -> Tensor:
+    """See ``kernels.reach_``."""
+    torch.add(moved, step, out=reached)
+    torch.add(origin, reached, out=trial)
+    return torch.stack([_dot(reached, reached), _dot(correction, reached)])
 
 
 def blend_(momentum: Tensor, fresh: Tensor, kept: Tensor, grad: Tensor, beta: float) -> float:
     """See ``kernels.blend_``."""
     momentum.lerp_(fresh - kept + grad, 1 - beta)
-    return _dot(momentum, momentum)
+    return float(_dot(momentum, momentum))
 
 
 def square(vector: Tensor) -> Tensor:
@@ -54,6 +55,6 @@ def advance_(point: Tensor, direction: Tensor, stride: Tensor, squares: Tensor) 
     torch.addcmul(point, direction, stride / length, value=-1, out=point)
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
+def _dot(a: Tensor, b: Tensor) -> Tensor:
     parts = [torch.dot(x, y) for x, y in zip(a.split(BLOCK), b.split(BLOCK), strict=True)]  # type: ignore[no-untyped-call]
-    return float(torch.stack(parts).sum(dtype=torch.float64))
+    return torch.stack(parts).sum(dtype=torch.float64)

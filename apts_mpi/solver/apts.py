@@ -143,11 +143,12 @@ class APTS:
         share = 1.0 if mean else 1.0 / self._subdomains
         ball, smallest = self.radius * share, self._config.trust_region.radius_min * share
         subdomains, results = self._objective.subdomains, []
+        spare = (self._step, self._trial, self._loss.there.grad, self._loss.there.shares[0])
         with self._timers(timing.LOCAL_SOLVE):
             for i, subdomain in enumerate(subdomains):
                 begin = LocalStart(
                     index=i, subdomain=subdomain, theta=self.theta, grad=start.grad, share_value=start.values[i],
-                    share_grad=start.shares[i], chunks=start.chunks[i], ball=ball, radius_min=smallest, metric=self._metric,
+                    share_grad=start.shares[i], chunks=start.chunks[i], ball=ball, radius_min=smallest, metric=self._metric, spare=spare,
                 )  # fmt: skip
                 results.append(self._local.solve(begin, self._steps[i]))
                 if mean:

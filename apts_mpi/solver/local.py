@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from apts_mpi.native import kernels
 from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.model import Model
 from apts_mpi.solver.trust_region import judge, next_radius
-from apts_mpi.solver.vectors import dot64, number
+from apts_mpi.solver.vectors import number
 
 NEAR = 1e-3  # relative distance at which a length has reached its bound
 
@@ -36,6 +36,7 @@ class LocalStart:
     ball: float  # bound on the length of the accumulated local step
     radius_min: float  # lower bound of the local radius
     metric: Metric | None = None  # of a sweep; None: the Euclidean one
+    spare: Sequence[Tensor] = ()  # four vectors that the outer iteration does not need meanwhile, to be written as one likes
 
 
 @dataclass(frozen=True)
@@ -78,27 +79,22 @@ class CorrectedLoss:
 
     def __init__(self, like: Tensor, consistent: bool) -> None:
         self._consistent = consistent
-        self._correction, self._shift = torch.zeros_like(like), torch.zeros_like(like)
+        self.correction = torch.zeros_like(like)  # r_i, (n,)
 
     def begin(self, start: LocalStart, grad: Tensor) -> float:
         """f_i(theta_k); its gradient into ``grad``, (n,). Only the borrowed samples are evaluated."""
         self._start = start
         value = float(start.subdomain.local_from_owned(start.theta, start.share_value, start.share_grad, grad))
         if self._consistent:
-            torch.sub(start.grad, grad, out=self._correction)
+            torch.sub(start.grad, grad, out=self.correction)
             grad.copy_(start.grad)
         return value
 
-    def evaluate(self, theta: Tensor, grad: Tensor) -> Tensor:
-        """f_i(theta), 0-d float64 on the device; its gradient into ``grad``. Nothing waits."""
+    def evaluate(self, theta: Tensor, along: float | Tensor, grad: Tensor) -> Tensor:
+        """f_i(theta), 0-d float64 on the device, its gradient into ``grad``; ``along``: <r_i, theta - theta_k>. Nothing waits."""
         value = self._start.subdomain.local(theta, grad)
-        if not self._consistent:
-            return value
-        if kernels.compiled(grad):
-            return value + kernels.correct_(grad, self._correction, theta, self._start.theta)
-        grad.add_(self._correction)
-        torch.sub(theta, self._start.theta, out=self._shift)
-        return value + dot64(self._correction, self._shift)
+        grad.add_(self.correction)
+        return value + along
 
 
 class LocalTrustRegion:
@@ -117,16 +113,14 @@ class LocalTrustRegion:
     ) -> None:
         self._model, self._config, self._trust_region, self._timers = model, config, trust_region, timers
         self._loss = CorrectedLoss(like, consistent)
-        self._point, self._trial, self._grad, self._grad_new = (torch.zeros_like(like) for _ in range(4))
-        self._moved, self._reach = torch.zeros_like(like), torch.zeros_like(like)  # the local step, and if the trial is accepted
         self._eps = torch.finfo(like.dtype).eps
         self._radii: dict[int, float] = {}
 
     def solve(self, start: LocalStart, out: Tensor) -> LocalResult:
         """The local step s_i into ``out``, (n,)."""
         model, ball = self._model, start.ball
-        point, trial, grad, grad_new = self._point.copy_(start.theta), self._trial, self._grad, self._grad_new
-        local, reach = self._moved.zero_(), self._reach
+        grad, trial, grad_new, reached = start.spare  # the last: the local step if the trial is accepted
+        local = out.zero_()
         first = loss = self._loss.begin(start, grad)
         radius = min(self._radii.get(start.index, self._config.radius_start * ball), ball)
         smallest = min(start.radius_min, ball)
@@ -138,25 +132,25 @@ class LocalTrustRegion:
             with self._timers(timing.MODEL):
                 bound = min(radius, ball - moved)
                 step = model.propose_(grad, bound)
-                torch.add(point, step.vector, out=trial)
-                torch.add(local, step.vector, out=reach)
+                square, along = kernels.reach_(step.vector, local, start.theta, self._loss.correction, reached, trial)
             iters += 1
-            value = self._loss.evaluate(trial, grad_new)
+            value = self._loss.evaluate(trial, along, grad_new)
             with self._timers(timing.MODEL):
-                seen = model.observe_(step.vector, grad, grad_new, [value, dot64(reach, reach)])  # the one stop
+                seen = model.observe_(step.vector, grad, grad_new, [value, square])  # the one stop
                 loss_new, square = seen.also
                 verdict = judge(loss - loss_new, step.predicted, loss, seen.finite, self._trust_region, self._eps)
                 if verdict.accepted:
                     model.accept()
                     loss, grad, grad_new = loss_new, grad_new, grad
-                    local, reach, point, trial = reach, local, trial, point
+                    local, reached = reached, local
                     moved, accepted = math.sqrt(square), accepted + 1
             if verdict.converged or not step.finite:
                 break
             # A rejected bound shrinks, whatever set it; only a radius that was the bound has earned to grow.
             earned = step.hits_boundary and bound >= radius * (1 - NEAR)
             radius = next_radius(radius if verdict.accepted else bound, verdict, earned, self._trust_region, smallest, ball)
-        out.copy_(local)
+        if local is not out:
+            out.copy_(local)
         if self._config.carry:
             self._radii[start.index] = radius
         if verdict.converged:  # the radius may be too small to see a decrease: do not stay there

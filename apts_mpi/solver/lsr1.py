@@ -100,7 +100,7 @@ class LSR1:
             self._combine_(weights, grad, radius, out)
         return Step(out, solution.predicted, solution.step_norm, solution.hits_boundary, solution.finite)
 
-    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor] = ()) -> Observed:
+    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor | float] = ()) -> Observed:
         """Offer the pair (s, y = grad_new - grad) and look at ``grad_new``. One pass, one transfer, in which ``also`` comes.
 
         The pair is refused, and counted, unless everything is finite and |s'(y - Bs)| >= 1e-8 ||s|| ||y - Bs||.
@@ -153,7 +153,7 @@ class LSR1:
         """Rows from the first to the last pair, the spare slot among them once the memory is full."""
         return 2 * (max(self.pairs.order) + 1) if self.pairs.order else 0
 
-    def _pass_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor]) -> tuple[Array, Array, list[float]]:
+    def _pass_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor | float]) -> tuple[Array, Array, list[float]]:
         """Put the pair into the spare slot and take all inner products of (s, y, g_new) with the memory.
 
         Returns them as (3, rows) and those of (s, y, g_new, g) among each other as (4, 4), float64 on the host, and ``also``.
@@ -214,11 +214,11 @@ class LSR1:
         out.mul_((radius / norm).clamp(max=1.0).to(out.dtype))
 
 
-def _together(sums: Tensor | list[float], also: Sequence[Tensor]) -> tuple[Array, list[float]]:
+def _together(sums: Tensor | list[float], also: Sequence[Tensor | float]) -> tuple[Array, list[float]]:
     """Sums and further numbers on the host; from a device in one transfer."""
     if isinstance(sums, list):
         return np.array(sums), to_host(also)
-    values = torch.cat([sums, *(number.double().view(1) for number in also)]).cpu().numpy()
+    values = torch.cat([sums, *(torch.as_tensor(number, device=sums.device).double().view(1) for number in also)]).cpu().numpy()
     return values[: len(sums)], values[len(sums) :].tolist()
 
 

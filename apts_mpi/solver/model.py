@@ -69,10 +69,10 @@ class Model(Protocol):
     def propose_(self, grad: Tensor, radius: float) -> Step:
         """Minimise the model over ||s|| <= radius; ``grad`` as given to ``begin`` or accepted last."""
 
-    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor] = ()) -> Observed:
+    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor | float] = ()) -> Observed:
         """Offer the pair (s, y = grad_new - grad) to the memory, unless one of ``also`` is not finite, and look at ``grad_new``.
 
-        ``also``: 0-d tensors on the device, which the caller wants to know.
+        ``also``: what the caller wants to know, numbers or 0-d tensors on the device.
         """
 
     def accept(self) -> None:
@@ -123,7 +123,7 @@ class FirstOrder:
         moves = factor != 0
         return Step(self._step, predicted, radius if moves else 0.0, moves, math.isfinite(self._norm))
 
-    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor] = ()) -> Observed:
+    def observe_(self, step: Tensor, grad: Tensor, grad_new: Tensor, also: Sequence[Tensor | float] = ()) -> Observed:
         """Look at ``grad_new``; there is no memory."""
         found, *numbers = to_host([square(grad_new), *also])
         self._norm_new = math.sqrt(found)

@@ -98,21 +98,23 @@ void combines(ptrdiff_t n, int rows) {
 }
 
 template <class T>
-void corrects(ptrdiff_t n) {
+void reaches(ptrdiff_t n) {
     const Given<T> given(n, 2);
-    const T *const theta = given.memory.data(), *const origin = theta + n;
-    std::vector<T> host = given.grad, gpu = given.grad;
-    std::vector<double> sums((n + BLOCK - 1) / BLOCK), room(device::room(n, 1));
-    correct_base(Correct<T>{host.data(), given.grad_new.data(), theta, origin, n, 4}, sums.data());
-    device::correct<T>(gpu.data(), given.grad_new.data(), theta, origin, n, room.data(), nullptr);
-    double sum = 0, size = 0;
+    const T *const step = given.memory.data(), *const moved = step + n, *const origin = given.grad.data(), *const r = given.grad_new.data();
+    std::vector<T> reached(n), trial(n), there(n), tried(n);
+    std::vector<double> sums(2 * ((n + BLOCK - 1) / BLOCK)), room(device::room(n, 2));
+    reach_base(Reach<T>{step, moved, origin, r, reached.data(), trial.data(), n, 4}, sums.data());
+    device::reach<T>(step, moved, origin, r, there.data(), tried.data(), n, room.data(), nullptr);
+    double square = 0, sum = 0, size = 0;
     for (ptrdiff_t i = 0; i < n; ++i) {
-        const double term = static_cast<double>(given.grad_new[i]) * (static_cast<double>(theta[i]) - origin[i]);
-        sum += term, size += std::abs(term);
-        const T expected = given.grad[i] + given.grad_new[i];
-        same("a gradient", host[i], expected, 1, 0), same("a gradient on the device", gpu[i], expected, 1, 0);
+        const T x = moved[i] + step[i], point = origin[i] + x;
+        const double term = static_cast<double>(r[i]) * x;
+        square += static_cast<double>(x) * x, sum += term, size += std::abs(term);
+        same("a sum of steps", reached[i], x, 1, 0), same("a sum of steps on the device", there[i], x, 1, 0);
+        same("a trial point", trial[i], point, 1, 0), same("a trial point on the device", tried[i], point, 1, 0);
     }
-    same("a correction", sums[0], sum, size, 1e-13), same("a correction on the device", room[0], sum, size, 1e-13);
+    same("a square of steps", sums[0], square, square, 1e-13), same("a square of steps on the device", room[0], square, square, 1e-13);
+    same("a correction", sums[1], sum, size, 1e-13), same("a correction on the device", room[1], sum, size, 1e-13);
 }
 
 template <class T>
@@ -156,7 +158,7 @@ void all() {
             observes<T>(n, rows, rows - 2, rows - 2), observes<T>(n, rows, rows, rows / 4 * 2);
             observes<T>(n, rows, rows / 2, rows / 2 - 1), combines<T>(n, rows);
         }
-        corrects<T>(n), blends<T>(n);
+        reaches<T>(n), blends<T>(n);
     }
 }
 

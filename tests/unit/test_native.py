@@ -56,7 +56,7 @@ def test_observe(n: int, dtype: torch.dtype, used: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", LENGTHS)
 @pytest.mark.parametrize("count", [0, 3, 5, 6, 11])
-def test_combine_and_correct(n: int, dtype: torch.dtype, count: int) -> None:
+def test_combine_and_reach(n: int, dtype: torch.dtype, count: int) -> None:
     memory, grad, origin = case(n, dtype)
     chosen, weights = [(5 * k) % 8 for k in range(count)], [(-0.7) ** k for k in range(count)]
     out, other = torch.empty_like(grad), torch.empty_like(grad)
@@ -64,10 +64,13 @@ def test_combine_and_correct(n: int, dtype: torch.dtype, count: int) -> None:
     assert torch.allclose(out, other, rtol=0, atol=32 * torch.finfo(dtype).eps * float(memory.abs().max()))
     assert close(square, wanted, 16 * wanted, dtype)
     assert close(square, math.fsum(out.double().square().tolist()), square, torch.float64)  # exact
-    moved = grad.clone()
-    value, expected = kernels.correct_(grad, memory[0], memory[1], origin), twins.correct_(moved, memory[0], memory[1], origin)
-    assert torch.equal(grad, moved), "the bits of the corrected gradient"
-    assert close(value, expected, float((memory[0].double() * (memory[1] - origin).double()).abs().sum()), dtype)
+    given, ours, twin = (grad, memory[0], origin, memory[1]), torch.empty(2, n, dtype=dtype), torch.empty(2, n, dtype=dtype)
+    found, expected = kernels.reach_(*given, *ours), twins.reach_(*given, *twin)
+    assert torch.equal(ours, twin) and torch.equal(ours[1], origin + (memory[0] + grad)), "the bits of the steps and of the trial point"
+    for value, close_to, other in zip(found, expected, (ours[0], memory[1]), strict=True):
+        products = ours[0].double() * other.double()
+        assert close(value, float(close_to), float(products.abs().sum()), dtype)
+        assert close(value, math.fsum(products.tolist()), float(products.abs().sum()), torch.float64)  # exact
 
 
 @NEEDED
@@ -96,7 +99,7 @@ def test_threads_do_not_move_a_bit() -> None:
         out = torch.empty_like(grad)
         square = kernels.combine_(memory, [1, 2], [0.1, 0.3], 0.7, grad, out)
         blended = kernels.blend_(memory[3], memory[4], grad, grad_new, 0.9)
-        found.append((products, square, blended, kernels.correct_(out, memory[0], grad, grad_new)))
+        found.append((products, square, blended, kernels.reach_(out, memory[0], grad, grad_new, memory[1], memory[2])))
     assert found[0] == found[1]
 
 
@@ -115,17 +118,17 @@ def test_the_door() -> None:
     with pytest.raises(TypeError, match="one dtype"):
         kernels.observe_(memory, 2, 6, grad.double(), grad_new)
     with pytest.raises(TypeError, match="contiguous"):
-        kernels.correct_(memory[:, 0], memory[:, 1], memory[:, 0], memory[:, 1])
+        kernels.blend_(memory[:, 0], memory[:, 1], memory[:, 0], memory[:, 1], 0.9)
     with pytest.raises(TypeError, match="one device"):
-        kernels.correct_(grad, grad, grad, grad.to("meta"))
+        kernels.reach_(grad, grad, grad, grad, grad_new, grad.to("meta"))
     with pytest.raises(ValueError, match="memory"):
         kernels.observe_(memory, 2, 6, grad[1:], grad_new)
     with pytest.raises(ValueError, match="do not fit"):
         kernels.observe_(memory, 2, 7, grad, grad_new)
     with pytest.raises(ValueError, match="weights"):
         kernels.combine_(memory, [8], [1.0], 1.0, grad, grad_new)
-    with pytest.raises(ValueError, match="four vectors of one length"):
-        kernels.correct_(grad, grad, grad, grad[1:])
+    with pytest.raises(ValueError, match="six vectors of one length"):
+        kernels.reach_(grad, grad, grad, grad[1:], grad_new, grad_new)
     with pytest.raises(ValueError, match="four vectors of one length"):
         kernels.blend_(grad, grad, grad_new[1:], grad, 0.9)
 
@@ -149,8 +152,11 @@ def test_on_a_gpu(n: int, dtype: torch.dtype) -> None:
     square = kernels.combine_(memory, [0, 5], [0.5, -1.0], -0.7, g, out)
     assert isinstance(square, torch.Tensor) and square.is_cuda
     assert close(float(square), twins.combine_(host, [0, 5], [0.5, -1.0], -0.7, grad, grad.clone()), 16 * float(square), dtype)
-    assert close(float(kernels.correct_(g, memory[0], memory[1], h)), twins.correct_(grad, host[0], host[1], grad_new), largest, dtype)
-    assert torch.equal(g.cpu(), grad), "the bits of the corrected gradient"
+    sums = kernels.reach_(g, memory[0], memory[1], h, memory[2], memory[3])
+    wanted = twins.reach_(grad, host[0], host[1], grad_new, host[2], host[3])
+    assert isinstance(sums, torch.Tensor) and sums.is_cuda
+    assert all(close(a, b, largest, dtype) for a, b in zip(sums.tolist(), wanted.tolist(), strict=True))
+    assert torch.equal(memory.cpu(), host), "the bits of the steps and of the trial point"
 
 
 @pytest.mark.skipif(not on_gpu(torch.device("cuda")), reason="no NVIDIA GPU, or kernels without CUDA; tests/native emulates one")
@@ -186,7 +192,7 @@ def test_a_step_is_as_long_as_asked_for(dtype: torch.dtype) -> None:
 def test_kernels_of_a_gpu_refuse_memory_of_the_host() -> None:
     vector, room = torch.zeros(8), torch.zeros(8, dtype=torch.float64)
     with pytest.raises(TypeError, match="incompatible function arguments"):
-        extension.extension().correct_cuda_(vector, vector, vector, vector, room, 0)  # type: ignore[union-attr]
+        extension.extension().reach_cuda_(vector, vector, vector, vector, vector, vector, room, 0)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("wish", ["0", "1", "yes"])

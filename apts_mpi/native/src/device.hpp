@@ -18,13 +18,13 @@ struct Chosen {  // passed by value: no copy to the device of its own
     int count;
 };
 
-// As kernels.hpp has them: observe gives 3 used + 10 sums, the others one. They return nullptr, or the reason why nothing was started.
+// As kernels.hpp has them: observe gives 3 used + 10 sums, combine one, reach two. They return nullptr, or the reason why nothing was started.
 template <class T>
 const char* observe(const T* memory, ptrdiff_t n, int used, int spare, T* y, const T* grad, const T* grad_new, double* sums, void* stream);
 template <class T>
 const char* combine(const T* memory, ptrdiff_t n, const Chosen& chosen, double factor, const T* grad, T* out, double* sums, void* stream);
 template <class T>
-const char* correct(T* grad, const T* correction, const T* theta, const T* origin, ptrdiff_t n, double* sums, void* stream);
+const char* reach(const T* step, const T* moved, const T* origin, const T* correction, T* reached, T* trial, ptrdiff_t n, double* sums, void* stream);
 
 // A step of the sweep. `squares`: one number of each of the parts(n) blocks, of which the sum is the square of the vector.
 // blend: momentum = beta momentum + (1 - beta) (fresh - kept + grad). advance: point -= *stride direction / ||direction||.

@@ -1,6 +1,6 @@
 // The loops, compiled once for each level of the instruction set (APTS_LEVEL) and chosen at run time by module.cpp.
 //
-// Sums are float64. Their order is fixed: lanes within a block of BLOCK columns (of the momentum, a part of one), blocks pairwise.
+// Sums are float64. Their order is fixed: lanes within a block of BLOCK columns (of what a kernel writes itself, a part of one), blocks pairwise.
 // Threads share out whole blocks, so their number does not move a bit. Nothing of the standard library is used here: an inline function of it, compiled for a
 // newer processor, could end up serving all levels.
 #include "kernels.hpp"
@@ -17,6 +17,8 @@
 namespace {
 
 #include "lanes.hpp"
+
+constexpr ptrdiff_t PART = 512;  // columns that are written and then summed: the sums find them in the first cache
 
 // the products of some rows with the three vectors of a block
 template <class T, int ROWS>
@@ -156,30 +158,34 @@ double combine_block(const Combine<T>& c, ptrdiff_t first, ptrdiff_t last) {
 }
 
 template <class T>
-double correct_block(const Correct<T>& c, ptrdiff_t first, ptrdiff_t last) {
-    lanes sums = {};
-    ptrdiff_t j = first;
-    for (; j + WIDTH <= last; j += WIDTH) {
-        lanes g, r, a, b;
-        load(g, c.grad + j), load(r, c.correction + j), load(a, c.theta + j), load(b, c.origin + j);
-        sums += r * (a - b);
-        store(c.grad + j, g + r);
+void reach_block(const Reach<T>& r, ptrdiff_t first, ptrdiff_t last, double* out) {
+    double found[2] = {};
+    for (ptrdiff_t start = first; start < last; start += PART) {
+        const ptrdiff_t count = last - start < PART ? last - start : PART;
+        T *const __restrict__ reached = r.reached + start, *const __restrict__ trial = r.trial + start;
+        const T *const __restrict__ step = r.step + start, *const __restrict__ moved = r.moved + start;
+        const T *const __restrict__ origin = r.origin + start, *const __restrict__ correction = r.correction + start;
+        for (ptrdiff_t j = 0; j < count; ++j) reached[j] = moved[j] + step[j], trial[j] = origin[j] + reached[j];
+        lanes sums[2] = {};
+        ptrdiff_t j = 0;
+        for (; j + WIDTH <= count; j += WIDTH) {
+            lanes x, c;
+            load(x, reached + j), load(c, correction + j);
+            sums[0] += x * x, sums[1] += c * x;
+        }
+        double tail[2] = {across(sums[0]), across(sums[1])};
+        for (; j < count; ++j) tail[0] += static_cast<double>(reached[j]) * reached[j], tail[1] += static_cast<double>(correction[j]) * reached[j];
+        found[0] += tail[0], found[1] += tail[1];
     }
-    double sum = across(sums);
-    for (; j < last; ++j) {
-        sum += static_cast<double>(c.correction[j]) * (static_cast<double>(c.theta[j]) - static_cast<double>(c.origin[j]));
-        c.grad[j] += c.correction[j];
-    }
-    return sum;
+    out[0] = found[0], out[1] = found[1];
 }
 
 template <class T>
 double blend_block(const Blend<T>& b, ptrdiff_t first, ptrdiff_t last) {
     const T keep = static_cast<T>(b.beta), take = static_cast<T>(1.0 - b.beta);
-    constexpr ptrdiff_t CHUNK = 512;  // columns: the second loop finds them in the first cache
     double square = 0.0;
-    for (ptrdiff_t start = first; start < last; start += CHUNK) {
-        const ptrdiff_t count = last - start < CHUNK ? last - start : CHUNK;
+    for (ptrdiff_t start = first; start < last; start += PART) {
+        const ptrdiff_t count = last - start < PART ? last - start : PART;
         T* const __restrict__ m = b.momentum + start;
         const T *const __restrict__ fresh = b.fresh + start, *const __restrict__ kept = b.kept + start, *const __restrict__ grad = b.grad + start;
         for (ptrdiff_t j = 0; j < count; ++j) m[j] = keep * m[j] + take * (fresh[j] - kept[j] + grad[j]);
@@ -216,8 +222,8 @@ INLINE void combine(const Combine<T>& c, double* sums) {
 }
 
 template <class T>
-INLINE void correct(const Correct<T>& c, double* sums) {
-    in_blocks(c.n, 1, c.threads, sums, [&](ptrdiff_t first, ptrdiff_t last, double* at) { *at = correct_block<T>(c, first, last); });
+INLINE void reach(const Reach<T>& r, double* sums) {
+    in_blocks(r.n, 2, r.threads, sums, [&](ptrdiff_t first, ptrdiff_t last, double* at) { reach_block<T>(r, first, last, at); });
 }
 
 template <class T>
@@ -231,7 +237,7 @@ void NAME(observe)(const Observe<float>& o, double* sums) { observe(o, sums); }
 void NAME(observe)(const Observe<double>& o, double* sums) { observe(o, sums); }
 void NAME(combine)(const Combine<float>& c, double* sums) { combine(c, sums); }
 void NAME(combine)(const Combine<double>& c, double* sums) { combine(c, sums); }
-void NAME(correct)(const Correct<float>& c, double* sums) { correct(c, sums); }
-void NAME(correct)(const Correct<double>& c, double* sums) { correct(c, sums); }
+void NAME(reach)(const Reach<float>& r, double* sums) { reach(r, sums); }
+void NAME(reach)(const Reach<double>& r, double* sums) { reach(r, sums); }
 void NAME(blend)(const Blend<float>& m, double* sums) { blend(m, sums); }
 void NAME(blend)(const Blend<double>& m, double* sums) { blend(m, sums); }

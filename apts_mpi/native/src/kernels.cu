@@ -32,7 +32,7 @@ struct Vectors {  // s, grad_new, grad and rows of the memory, beyond `count` s 
 
 namespace {
 
-constexpr int EACH = 4;                             // columns of a thread whose words combine and correct have under way together
+constexpr int EACH = 4;                             // columns of a thread whose words combine and reach have under way together
 constexpr int WARP = 32, LINE = 128;                // threads that read side by side, bytes that the memory gives at a time
 constexpr int ROUND = 16, LANES = THREADS / ROUND;  // sums that a block adds at a time, threads that add each of them
 
@@ -143,25 +143,26 @@ combine_columns(const T* memory, ptrdiff_t n, Chosen chosen, double factor, cons
 
 template <class T>
 __global__ void __launch_bounds__(THREADS, 4)
-correct_columns(T* grad, const T* correction, const T* theta, const T* origin, ptrdiff_t n, double* sums) {
-    double mine[1] = {};
+reach_columns(const T* step, const T* moved, const T* origin, const T* correction, T* reached, T* trial, ptrdiff_t n, double* sums) {
+    double mine[2] = {};
     for (ptrdiff_t i = blockIdx.x * ptrdiff_t(EACH * THREADS) + threadIdx.x; i < n; i += gridDim.x * ptrdiff_t(EACH * THREADS)) {
         T v[4][EACH];
         UNROLL()
         for (int j = 0; j < EACH; ++j) {
             const ptrdiff_t at = i + j * THREADS;
             const bool inside = at < n;  // what is beyond stays zero
-            v[0][j] = inside ? grad[at] : T(0), v[1][j] = inside ? correction[at] : T(0);
-            v[2][j] = inside ? theta[at] : T(0), v[3][j] = inside ? origin[at] : T(0);
+            v[0][j] = inside ? step[at] : T(0), v[1][j] = inside ? moved[at] : T(0);
+            v[2][j] = inside ? origin[at] : T(0), v[3][j] = inside ? correction[at] : T(0);
         }
         UNROLL()
         for (int j = 0; j < EACH; ++j)
             if (i + j * THREADS < n) {
-                mine[0] += static_cast<double>(v[1][j]) * (static_cast<double>(v[2][j]) - static_cast<double>(v[3][j]));
-                grad[i + j * THREADS] = v[0][j] + v[1][j];
+                const T x = v[1][j] + v[0][j];
+                reached[i + j * THREADS] = x, trial[i + j * THREADS] = v[2][j] + x;
+                mine[0] += static_cast<double>(x) * x, mine[1] += static_cast<double>(v[3][j]) * x;
             }
     }
-    across(mine, [&](int, double sum) { sums[blockIdx.x] = sum; });
+    across(mine, [&](int k, double sum) { sums[blockIdx.x * 2 + k] = sum; });
 }
 
 template <class T>
@@ -245,9 +246,9 @@ const char* combine(const T* memory, ptrdiff_t n, const Chosen& chosen, double f
 }
 
 template <class T>
-const char* correct(T* grad, const T* correction, const T* theta, const T* origin, ptrdiff_t n, double* sums, void* stream) {
-    LAUNCH(correct_columns, parts(n), stream, grad, correction, theta, origin, n, sums + 1);
-    LAUNCH(add_parts, 1, stream, sums + 1, parts(n), 0, 0, 0, 1, sums);
+const char* reach(const T* step, const T* moved, const T* origin, const T* correction, T* reached, T* trial, ptrdiff_t n, double* sums, void* stream) {
+    LAUNCH(reach_columns, parts(n), stream, step, moved, origin, correction, reached, trial, n, sums + 2);
+    LAUNCH(add_parts, 2, stream, sums + 2, parts(n), 0, 0, 0, 2, sums);
     return FAILURE();
 }
 
@@ -273,8 +274,8 @@ template const char* observe(const float*, ptrdiff_t, int, int, float*, const fl
 template const char* observe(const double*, ptrdiff_t, int, int, double*, const double*, const double*, double*, void*);
 template const char* combine(const float*, ptrdiff_t, const Chosen&, double, const float*, float*, double*, void*);
 template const char* combine(const double*, ptrdiff_t, const Chosen&, double, const double*, double*, double*, void*);
-template const char* correct(float*, const float*, const float*, const float*, ptrdiff_t, double*, void*);
-template const char* correct(double*, const double*, const double*, const double*, ptrdiff_t, double*, void*);
+template const char* reach(const float*, const float*, const float*, const float*, float*, float*, ptrdiff_t, double*, void*);
+template const char* reach(const double*, const double*, const double*, const double*, double*, double*, ptrdiff_t, double*, void*);
 template const char* blend(float*, const float*, const float*, const float*, double, ptrdiff_t, double*, void*);
 template const char* blend(double*, const double*, const double*, const double*, double, ptrdiff_t, double*, void*);
 template const char* square(const float*, ptrdiff_t, double*, void*);

@@ -30,11 +30,11 @@ struct Combine {
     int threads;
 };
 
-// grad += correction, and correction'(theta - origin). sums: (blocks,)
+// reached = moved + step, trial = origin + reached; reached'reached and correction'reached. sums: (blocks, 2)
 template <class T>
-struct Correct {
-    T* grad;
-    const T *correction, *theta, *origin;
+struct Reach {
+    const T *step, *moved, *origin, *correction;
+    T *reached, *trial;
     ptrdiff_t n;
     int threads;
 };
@@ -54,8 +54,8 @@ struct Blend {
     void observe_##level(const Observe<double>&, double*);  \
     void combine_##level(const Combine<float>&, double*);   \
     void combine_##level(const Combine<double>&, double*);  \
-    void correct_##level(const Correct<float>&, double*);   \
-    void correct_##level(const Correct<double>&, double*);  \
+    void reach_##level(const Reach<float>&, double*);       \
+    void reach_##level(const Reach<double>&, double*);      \
     void blend_##level(const Blend<float>&, double*);       \
     void blend_##level(const Blend<double>&, double*);
 

@@ -83,15 +83,17 @@ double combine(Matrix<const T> memory, const std::vector<ptrdiff_t>& chosen, con
 }
 
 template <class T>
-double correct(Vector<T> grad, Vector<const T> correction, Vector<const T> theta, Vector<const T> origin, int threads) {
-    const size_t n = grad.shape(0);
-    need(correction.shape(0) == n && theta.shape(0) == n && origin.shape(0) == n, "vectors must have the same length");
+std::vector<double> reach(Vector<const T> step, Vector<const T> moved, Vector<const T> origin, Vector<const T> correction, Vector<T> reached, Vector<T> trial, int threads) {
+    const size_t n = step.shape(0);
+    need(moved.shape(0) == n && origin.shape(0) == n && correction.shape(0) == n && reached.shape(0) == n && trial.shape(0) == n, "vectors must have the same length");
     need(threads >= 1 && n >= 1, "need at least one thread and one entry");
-    const Correct<T> given{grad.data(), correction.data(), theta.data(), origin.data(), static_cast<ptrdiff_t>(n), threads};
-    std::vector<double> sums(blocks_of(given.n));
-    nb::gil_scoped_release released;
-    RUN(correct, given, sums.data());
-    return sums[0];
+    const Reach<T> given{step.data(), moved.data(), origin.data(), correction.data(), reached.data(), trial.data(), static_cast<ptrdiff_t>(n), threads};
+    std::vector<double> sums(2 * blocks_of(given.n));
+    {
+        nb::gil_scoped_release released;
+        RUN(reach, given, sums.data());
+    }
+    return {sums[0], sums[1]};
 }
 
 template <class T>
@@ -111,7 +113,7 @@ void define(nb::module_& m) {
     m.def("blend_", &blend<T>, "momentum"_a.noconvert(), "fresh"_a.noconvert(), "kept"_a.noconvert(), "grad"_a.noconvert(), "beta"_a, "threads"_a);
     m.def("observe_", &observe<T>, "memory"_a.noconvert(), "used"_a, "spare"_a, "grad"_a.noconvert(), "grad_new"_a.noconvert(), "threads"_a);
     m.def("combine_", &combine<T>, "memory"_a.noconvert(), "chosen"_a, "weights"_a, "factor"_a, "grad"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
-    m.def("correct_", &correct<T>, "grad"_a.noconvert(), "correction"_a.noconvert(), "theta"_a.noconvert(), "origin"_a.noconvert(), "threads"_a);
+    m.def("reach_", &reach<T>, "step"_a.noconvert(), "moved"_a.noconvert(), "origin"_a.noconvert(), "correction"_a.noconvert(), "reached"_a.noconvert(), "trial"_a.noconvert(), "threads"_a);
 }
 
 // small matrices: float64 arrays of numpy, of any strides

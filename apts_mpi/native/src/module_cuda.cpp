@@ -53,11 +53,11 @@ void combine(Matrix<const T> memory, const std::vector<ptrdiff_t>& rows, const s
 }
 
 template <class T>
-void correct(Vector<T> grad, Vector<const T> correction, Vector<const T> theta, Vector<const T> origin, Sums sums, size_t stream) {
-    const size_t n = grad.shape(0);
-    need(correction.shape(0) == n && theta.shape(0) == n && origin.shape(0) == n && n >= 1, "vectors must have the same length");
-    need(static_cast<ptrdiff_t>(sums.shape(0)) >= device::room(n, 1), "not room enough for the sums");
-    started(device::correct<T>(grad.data(), correction.data(), theta.data(), origin.data(), n, sums.data(), at(stream)));
+void reach(Vector<const T> step, Vector<const T> moved, Vector<const T> origin, Vector<const T> correction, Vector<T> reached, Vector<T> trial, Sums sums, size_t stream) {
+    const size_t n = step.shape(0);
+    need(moved.shape(0) == n && origin.shape(0) == n && correction.shape(0) == n && reached.shape(0) == n && trial.shape(0) == n && n >= 1, "vectors must have the same length");
+    need(static_cast<ptrdiff_t>(sums.shape(0)) >= device::room(n, 2), "not room enough for the sums");
+    started(device::reach<T>(step.data(), moved.data(), origin.data(), correction.data(), reached.data(), trial.data(), n, sums.data(), at(stream)));
 }
 
 template <class T>
@@ -89,7 +89,7 @@ void define(nb::module_& m) {
     m.def("advance_cuda_", &advance<T>, "point"_a.noconvert(), "direction"_a.noconvert(), "stride"_a.noconvert(), "squares"_a.noconvert(), "stream"_a);
     m.def("observe_cuda_", &observe<T>, "memory"_a.noconvert(), "used"_a, "spare"_a, "grad"_a.noconvert(), "grad_new"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
     m.def("combine_cuda_", &combine<T>, "memory"_a.noconvert(), "chosen"_a, "weights"_a, "factor"_a, "grad"_a.noconvert(), "out"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
-    m.def("correct_cuda_", &correct<T>, "grad"_a.noconvert(), "correction"_a.noconvert(), "theta"_a.noconvert(), "origin"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
+    m.def("reach_cuda_", &reach<T>, "step"_a.noconvert(), "moved"_a.noconvert(), "origin"_a.noconvert(), "correction"_a.noconvert(), "reached"_a.noconvert(), "trial"_a.noconvert(), "sums"_a.noconvert(), "stream"_a);
 }
 
 }  // namespace
