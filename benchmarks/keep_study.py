@@ -22,8 +22,8 @@ def without_folder(values: dict[str, Any]) -> dict[str, Any]:
     """A sealed document in whose provenance ``command`` and ``folder`` name no absolute folder."""
     rest = {name: value for name, value in values.items() if name != SUM}
     made = rest["provenance"]
-    made |= {"command": made["command"].replace(f"{made['folder']}/", ""), "folder": "."}
-    return with_sum(rest)
+    here = {"command": made["command"].replace(f"{made['folder']}/", ""), "folder": "."}
+    return with_sum({**rest, "provenance": {**made, **here}})
 
 
 def keep(study: Path, results: Path) -> None:

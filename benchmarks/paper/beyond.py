@@ -110,8 +110,8 @@ def _figures(case: Case, curve: Curve, store: Store) -> dict[str, float]:
     return {**cut, **{name: ended.get(name, math.nan) for name in ("test_loss", "error")}} if cut else {}
 
 
-def _best(place: Place, method: str, at_mean: bool, store: Store) -> tuple[float, float, int] | None:
-    """The best rate, the passes of all runs of the search, and how many there are; None before any."""
+def _best(place: Place, method: str, at_mean: bool, store: Store) -> tuple[float, float, list[float]] | None:
+    """The best rate, the passes of all runs of the search, and the rates of these; None before any."""
     scored, passes = [], 0.0
     for rate in place.rates[method]:
         case = place.tuned(method, rate, at_mean, seeds=1)
@@ -121,7 +121,7 @@ def _best(place: Place, method: str, at_mean: bool, store: Store) -> tuple[float
         passes += float(curve.used.passes[-1])
         value = at_end(case, curve, store).get("error", math.inf) if place.known else -_accuracy(curve, case)
         scored.append((value if math.isfinite(value) else math.inf, rate))
-    return (min(scored)[1], passes, len(scored)) if scored else None
+    return (min(scored)[1], passes, [rate for _, rate in scored]) if scored else None
 
 
 def _accuracy(curve: Curve, case: Case) -> float:
@@ -145,14 +145,16 @@ def row(place: Place, case: Case, store: Store, label: str, tuning: float = 0.0)
 
 
 def rows(place: Place, store: Store) -> list[Row]:
-    """Ours, then the tuned ones; a rate at the end of its grid is marked, since a better one may lie beyond."""
+    """Ours, then the tuned ones; a rate at the end of its grid, or of what was tried, is marked, since a better one may lie beyond."""
     lines = [row(place, case, store, case.method) for case in place.ours()]
     for method, at_mean in place.families:
         found, rates = _best(place, method, at_mean, store), place.rates[method]
         if found:
-            rate, passes, count = found
-            case, edge = place.tuned(method, rate, at_mean), ", end of the grid" if rate in (min(rates), max(rates)) else ""
-            missing = "" if count == len(rates) else f", {count} of {len(rates)} tried"
+            rate, passes, tried = found
+            case, edge = place.tuned(method, rate, at_mean), ""
+            if rate in (min(tried), max(tried)):
+                edge = ", end of the grid" if rate in (min(rates), max(rates)) else ", end of those tried"
+            missing = "" if len(tried) == len(rates) else f", {len(tried)} of {len(rates)} tried"
             lines.append(row(place, case, store, f"{case.method}, rate {rate:g}{edge}{missing}", passes))
     return [line for line in lines if line["runs"]]
 

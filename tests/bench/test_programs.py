@@ -140,3 +140,17 @@ def test_seconds_per_gradient_evaluation_of_several_methods(tmp_path: Path) -> N
     assert min(far["cases"]["sgd"]["seconds"]) > 2e-3  # a message for each gradient
     assert min(far["cases"]["sgd"]["cpu_seconds"]) > 0
     assert len(alone["cases"]) == 5 and all(len(case["seconds"]) == 3 for case in alone["cases"].values())
+
+
+def test_memory_is_counted_in_vectors_of_n_numbers() -> None:
+    """A small network: what the interpreter takes beside the vectors blurs the number, so it is only in the right place."""
+    program = "import json, sys\nimport memory\nmemory.WIDE = (1024, 512)\nprint(json.dumps(memory.peak(sys.argv[1])))"
+    found = {}
+    for case in ("lsr1", "default"):
+        command, alone = [sys.executable, "-c", program, case], {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=PROGRAMS, capture_output=True, text=True, timeout=100, env=alone)
+        assert done.returncode == 0, done.stderr
+        found[case] = json.loads(done.stdout)
+    assert found["lsr1"]["n"] == 785 * 1024 + 1025 * 512 + 513 * 10
+    assert 24 + 8 < found["lsr1"]["vectors"] < 24 + 18, "two memories of five pairs and a spare one, and what else the method works in"
+    assert 21 + 8 < found["default"]["vectors"] < 21 + 24, "gradients of 21 chunks, and the rest"

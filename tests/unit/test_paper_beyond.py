@@ -104,7 +104,7 @@ def test_accuracy_decides_where_no_answer_is_known_and_gaps_are_told() -> None:
             names[1]: [curve([51.0] * 24)], place.search("sgd", True)[2].name: [curve([52.0] * 24)]}  # fmt: skip
     mine, sgd, at_mean = beyond.tables(MadeUp(runs), (place,))[0].rows
     assert mine["shown"] == "44.00 [43.00, 45.00]" and mine["runs"] == 2 and mine["error_shown"] == "-"
-    assert sgd["method"] == "SGD 64, rate 0.2, 2 of 3 tried" and sgd["tuning"] == 48 and math.isnan(sgd["test_loss"])
+    assert sgd["method"] == "SGD 64, rate 0.2, end of those tried, 2 of 3 tried" and sgd["tuning"] == 48 and math.isnan(sgd["test_loss"])
     assert at_mean["method"] == "SGD 64, mean, rate 0.3, end of the grid, 1 of 3 tried" and at_mean["accuracy"] == 52
     assert beyond.tables(MadeUp({}), (place,)) == [] and beyond.finals(MadeUp({}), (place,)) == []
 
