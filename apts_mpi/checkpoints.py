@@ -163,18 +163,20 @@ class Checkpoints:
 
     def _gather_own(self, own: Sequence[Mapping[str, Tensor]]) -> list[dict[str, NDArray[Any]]]:
         """What each subdomain of all ranks keeps, on rank 0, in the order of their numbers; every rank calls."""
-        names = self._comm.gather_text("\n".join(" ".join(f"{name}:{value.numel()}" for name, value in each.items()) for each in own))
-        values = [value.detach().reshape(-1).double().cpu().numpy() for each in own for value in each.values()]
-        rows = self._comm.collect(np.concatenate(values) if values else np.empty(0))
+        arrays = [{name: value.detach().reshape(-1).cpu().numpy() for name, value in each.items()} for each in own]
+        lines = (" ".join(f"{name}:{array.dtype}:{array.nbytes}" for name, array in each.items()) for each in arrays)
+        names = self._comm.gather_text("".join(f"{line}\n" for line in lines))
+        values = [array.view(np.uint8) for each in arrays for array in each.values()]
+        rows = self._comm.collect(np.concatenate(values) if values else np.empty(0, np.uint8))
         return [] if rows is None else [each for text, row in zip(names, rows, strict=True) for each in _parted(text, row)]
 
 
-def _parted(text: str, row: NDArray[np.float64]) -> list[dict[str, NDArray[Any]]]:
-    """One dict per line of ``text``, filled from ``row`` one after the other."""
+def _parted(text: str, row: NDArray[np.uint8]) -> list[dict[str, NDArray[Any]]]:
+    """One dict per line of ``text``, filled from the bytes in ``row`` one after the other."""
     found: list[dict[str, NDArray[Any]]] = []
-    for line in text.split("\n"):
+    for line in text.splitlines():
         found.append({})
         for word in line.split():
-            name, size = word.split(":")
-            found[-1][name], row = row[: int(size)], row[int(size) :]
+            name, kind, size = word.split(":")
+            found[-1][name], row = row[: int(size)].view(kind), row[int(size) :]
     return found

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, device, dtype
 
-    Real = TypeVar("Real", np.float32, np.float64)
+    Real = TypeVar("Real", np.uint8, np.float32, np.float64)
 
 
 class Status(Enum):

@@ -42,7 +42,7 @@ def check_model(problem: Problem) -> None:
     flat.point(problem.theta, None)
     hint = _tokens(problem) or _fractional(problem.objective.samples)
     for held, split in ((problem.objective.samples, "training"), (problem.test, "test")):
-        if held is not None:
+        if held is not None and len(held.targets):  # a rank may have no test sample
             _check_finite(held, split)
             if is_classification(held.targets):
                 _check_labels(flat, held, split, hint)

@@ -74,7 +74,7 @@ def plan(config: Config, rates: Sequence[float], seeds: Sequence[int]) -> list[C
     return [
         replace(
             config, baseline=replace(config.baseline, lr=lr),
-            run=replace(config.run, seed=seed, dir=str(folder / f"lr-{lr:g}-seed-{seed}"), monitor="none"),
+            run=replace(config.run, seed=seed, dir=str(folder / f"lr-{lr!r}-seed-{seed}"), monitor="none"),
         )
         for seed in seeds for lr in rates
     ]  # fmt: skip

@@ -31,7 +31,7 @@ from apts_mpi.problem.models import build_model
 from apts_mpi.problem.objective import DataObjective, plan
 from apts_mpi.problem.samples import Samples
 from apts_mpi.recording import Recordings
-from apts_mpi.solver.local import LocalStart
+from apts_mpi.solver.local import LocalStart, Spare
 from apts_mpi.solver.sweep import Sweep
 
 BAR, AT = 1.10, 250
@@ -55,7 +55,7 @@ def measure(network: str, samples: int, repeats: int) -> dict[str, Any]:
     chunks = subdomain.cut(sweep.chunk_count(subdomain))
     kept = torch.zeros(chunks, len(theta))
     subdomain.owned_by_chunk(theta, grad, kept)
-    start = LocalStart(0, subdomain, theta, grad, 0.0, grad, kept, ball=1.0, radius_min=0.0)
+    start = LocalStart(0, subdomain, theta, grad, 0.0, grad, kept, ball=1.0, radius_min=0.0, spare=Spare(*[out] * 4))
     steps, bare = config.local.passes * chunks, torch.zeros_like(theta)
 
     def gradients() -> None:

@@ -20,6 +20,7 @@ from apts_mpi.bench.measure import Plan, Work, clock, summary
 from apts_mpi.bench.step import BATCHES, CLASSES, CPU
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, no_wishes
+from apts_mpi.native import kernels
 from apts_mpi.parallel.checked import squares, total
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.problem.evaluator import PIECE, Evaluator
@@ -124,7 +125,7 @@ def _evaluations(objective: DataObjective, size: int, theta: Tensor, grad: Tenso
 def _passes(n: int, dtype: torch.dtype) -> dict[str, Work]:
     """The vector operations of the solvers, each as they call it."""
     generator = torch.Generator().manual_seed(0)
-    a, b, c = (torch.randn(n, generator=generator, dtype=dtype) for _ in range(3))
+    a, b, c, d = (torch.randn(n, generator=generator, dtype=dtype) for _ in range(4))
     kept, weights = torch.randn(ROWS, n, generator=generator, dtype=dtype), torch.full((ROWS,), 1 / ROWS, dtype=dtype)
     large, into = (torch.zeros(LARGE // dtype.itemsize, dtype=dtype) for _ in range(2))
     tiny = torch.finfo(dtype).tiny
@@ -138,7 +139,7 @@ def _passes(n: int, dtype: torch.dtype) -> dict[str, Work]:
         "sub": lambda: torch.sub(a, b, out=c), "mul": lambda: torch.mul(a, 0.5, out=c), "dot": lambda: dot(a, b),
         "square": lambda: float(square(a)), "lerp": lambda: c.lerp_(a, 0.1), "length": length,
         "addcmul": lambda: torch.addcmul(b, a, unit, value=-1e-12, out=b), "combine": lambda: torch.mv(kept.T, weights, out=c),
-        "checksum": lambda: (total(a), squares(a), total(b)),
+        "checksum": lambda: (total(a), squares(a), total(b)), "reach": lambda: kernels.reach_(a, b, a, b, c, d),
     }  # fmt: skip
 
 

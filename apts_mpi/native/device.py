@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from apts_mpi.native import twins
 from apts_mpi.native.extension import compiled_module
 
 
@@ -19,12 +18,13 @@ def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tens
     return sums[:width]
 
 
-def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], factor: float, grad: Tensor, out: Tensor) -> float | Tensor:
+def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], factor: float, grad: Tensor, out: Tensor) -> Tensor:
     """See ``kernels.combine_``."""
-    if len(chosen) > compiled_module().DEVICE_ROWS:
-        return twins.combine_(memory, chosen, weights, factor, grad, out)
-    sums = _room(grad, 1)
-    compiled_module().combine_cuda_(memory, list(chosen), list(weights), factor, grad, out, sums, _stream(grad))
+    sums, most, onto = _room(grad, 1), compiled_module().DEVICE_ROWS, grad
+    for first in range(0, max(1, len(chosen)), most):
+        rows, by = list(chosen[first : first + most]), list(weights[first : first + most])
+        compiled_module().combine_cuda_(memory, rows, by, factor, onto, out, sums, _stream(grad))
+        factor, onto = 1.0, out
     return sums[0]
 
 

@@ -31,7 +31,10 @@ def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tens
 
 
 def combine_(memory: Tensor, chosen: Sequence[int], weights: Sequence[float], factor: float, grad: Tensor, out: Tensor) -> float | Tensor:
-    """out = ``factor`` grad + sum_i weights[i] memory[chosen[i]]; returns out'out, on a GPU as a 0-d tensor there. One pass."""
+    """out = ``factor`` grad + sum_i weights[i] memory[chosen[i]]; returns out'out, on a GPU as a 0-d tensor there.
+
+    One pass, on a GPU for each 128 rows.
+    """
     serves = _serves(memory, grad, out)
     _fits(memory, grad, out)
     if len(chosen) != len(weights) or (chosen and not (min(chosen) >= 0 and max(chosen) < len(memory))):

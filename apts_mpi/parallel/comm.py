@@ -87,6 +87,7 @@ class MpiCommunicator:
             message.reduce, self.reductions[kind] = reducer, reducer.name
         return message
 
+    @verb
     def _device_reducer(self, message: FlatMessage) -> Reducer:
         reducer: Reducer = MpiDevice(self.comm, self.count_limit)
         if self.transport == "nccl":
@@ -170,15 +171,21 @@ class MpiCommunicator:
     @verb
     def collect(self, row: NDArray[Real]) -> list[NDArray[Real]] | None:
         """Each rank's row, of one dtype on all, on rank 0 in rank order; None on the others. Rows may differ in length."""
-        lengths = np.empty(self.size, np.int64)
-        self.comm.Gather(np.array([len(row)]), lengths, root=0)
-        row = np.ascontiguousarray(row)
-        if self.rank:
-            self.comm.Gatherv(row, None, root=0)
-            return None
-        found = np.empty(int(lengths.sum()), row.dtype)
-        self.comm.Gatherv(row, [found, lengths.tolist()], root=0)
-        return np.split(found, np.cumsum(lengths)[:-1])
+        lengths, row = np.empty(self.size, np.int64), np.ascontiguousarray(row)
+        self.comm.Allgather(np.array([len(row)]), lengths)
+        found = [np.empty(int(length), row.dtype) for length in lengths] if not self.rank else None
+        piece = max(1, self.count_limit // self.size)
+        for start in range(0, int(lengths.max()), piece):
+            counts = (lengths - start).clip(0, piece)
+            mine = row[start : start + piece]
+            if found is None:
+                self.comm.Gatherv(mine, None, root=0)
+                continue
+            into = np.empty(int(counts.sum()), row.dtype)
+            self.comm.Gatherv(mine, [into, counts.tolist()], root=0)
+            for whole, part in zip(found, np.split(into, np.cumsum(counts)[:-1]), strict=True):
+                whole[start : start + len(part)] = part
+        return found
 
     @verb
     def barrier(self) -> None:

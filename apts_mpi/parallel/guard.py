@@ -7,7 +7,6 @@ others in a collective for ever. The guard hooks all three, prints which rank it
 from __future__ import annotations
 
 import atexit
-import faulthandler
 import math
 import os
 import platform
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from apts_mpi.interrupt import INTERRUPTED
+from apts_mpi.parallel import last_resort
 from apts_mpi.parallel.handshake import HandshakeError, ReductionError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Guard:
         if courtesy and self.rank:
             courtesy += TURN * min(self.rank - 1, TURNS)
         if self._world is not None:
-            faulthandler.dump_traceback_later(courtesy + LAST, exit=True, file=sys.__stderr__ or 2)  # should the abort itself hang
+            last_resort.end_after(courtesy + LAST)  # should the abort itself hang
         self.announce()
         if self.rank:
             time.sleep(courtesy)
@@ -154,11 +154,11 @@ class Guard:
 def waiting(patience: float) -> Iterator[None]:
     """End the process unless the block is left within ``patience`` seconds: a rank may have failed before it got here."""
     # A C thread: MPI_Init holds the interpreter lock. The stack that it prints names this function's caller.
-    faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__ or 2)
+    last_resort.end_after(patience)
     try:
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        last_resort.stay()
 
 
 def exit_code(error: BaseException) -> int:

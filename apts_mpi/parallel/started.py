@@ -75,7 +75,8 @@ class StartedTree:
         size, sharing = self._comm.Get_size(), []
         for piece, rows, request in self._pieces:
             request.Wait()
-            total = tree_sum(list(rows.reshape(size, -1)), lambda a, b: np.add(a, b, out=a))
+            with np.errstate(all="ignore"):  # inf and nan are for the receivers to judge; a warning made an error would leave them waiting
+                total = tree_sum(list(rows.reshape(size, -1)), lambda a, b: np.add(a, b, out=a))
             sharing.append(self._comm.Iallgatherv(total, [piece, self._segments(piece)]))
         self._mpi.Request.Waitall(sharing)
         for _, rows, _ in self._pieces:

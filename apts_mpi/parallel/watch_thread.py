@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from apts_mpi.parallel import last_resort
 from apts_mpi.parallel.pulse import process_state
 from apts_mpi.parallel.watch_judge import Judge
 from apts_mpi.parallel.watch_net import Beat, Kind, Net
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
     from apts_mpi.safety import SafetyConfig
 
 PHASES = ("set-up", "run")
-VERBS = ("none", "sum_", "start_sum", "finish_sum", "broadcast_", "share", "gather", "collect", "barrier", "choose_reducer")
+VERBS = (
+    "none", "sum_", "start_sum", "finish_sum", "broadcast_", "share", "gather", "collect", "barrier", "choose_reducer", "device_reducer",
+)  # fmt: skip
 EXIT_CODE = 4
 
 
@@ -108,7 +109,7 @@ class Watcher(Watchdog):
                 self._arm(now)
                 self._look(now)
         if not self._announced:
-            faulthandler.cancel_dump_traceback_later()
+            last_resort.show_after(0.0)
             self._say(Kind.GOODBYE)
         self._farewell(time.monotonic() + 0.5)
         self._net.close()
@@ -118,7 +119,7 @@ class Watcher(Watchdog):
         shortest = self._deadlines[self._phase]
         if not self._announced and now - self._armed > shortest / 4:
             self._armed = now
-            faulthandler.dump_traceback_later(shortest, file=sys.__stderr__ or 2)
+            last_resort.show_after(shortest)
 
     def _beat(self) -> Beat:
         pulse = self._pulse

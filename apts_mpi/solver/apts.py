@@ -15,7 +15,7 @@ from apts_mpi.solver.build import build_local, build_metric, build_model, build_
 from apts_mpi.solver.ending import Ending
 from apts_mpi.solver.exchange import Exchange
 from apts_mpi.solver.first_radius import first_radius
-from apts_mpi.solver.local import LocalStart
+from apts_mpi.solver.local import LocalStart, Spare
 from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.model import Model, Step
 from apts_mpi.solver.momentum import Momentum
@@ -143,12 +143,13 @@ class APTS:
         share = 1.0 if mean else 1.0 / self._subdomains
         ball, smallest = self.radius * share, self._config.trust_region.radius_min * share
         subdomains, results = self._objective.subdomains, []
-        spare = (self._step, self._trial, self._loss.there.grad, self._loss.there.shares[0])
+        there = self._loss.there  # of the last trial point, whose gradient nobody asks for any more
+        spare = Spare(there.grad, there.shares[0], self._trial, self._step)
         with self._timers(timing.LOCAL_SOLVE):
             for i, subdomain in enumerate(subdomains):
                 begin = LocalStart(
                     index=i, subdomain=subdomain, theta=self.theta, grad=start.grad, share_value=start.values[i],
-                    share_grad=start.shares[i], chunks=start.chunks[i], ball=ball, radius_min=smallest, metric=self._metric, spare=spare,
+                    share_grad=start.shares[i], chunks=start.chunks[i], ball=ball, radius_min=smallest, spare=spare, metric=self._metric,
                 )  # fmt: skip
                 results.append(self._local.solve(begin, self._steps[i]))
                 if mean:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,9 +22,18 @@ from apts_mpi.solver.vectors import number
 NEAR = 1e-3  # relative distance at which a length has reached its bound
 
 
+class Spare(NamedTuple):
+    """Vectors (n,) that the outer iteration does not need while the subdomains work, by their use in ``LocalTrustRegion``."""
+
+    grad: Tensor
+    grad_new: Tensor
+    trial: Tensor
+    reached: Tensor  # the local step if the trial is accepted
+
+
 @dataclass(frozen=True)
 class LocalStart:
-    """One subdomain at theta_k: vectors are (n,), not to be changed."""
+    """One subdomain at theta_k: vectors are (n,), those of ``spare`` to be written and no other."""
 
     index: int  # of the subdomain on this rank
     subdomain: Subdomain
@@ -35,8 +44,8 @@ class LocalStart:
     chunks: Tensor  # (chunks, n), kept chunk gradients at theta_k, or empty
     ball: float  # bound on the length of the accumulated local step
     radius_min: float  # lower bound of the local radius
+    spare: Spare
     metric: Metric | None = None  # of a sweep; None: the Euclidean one
-    spare: Sequence[Tensor] = ()  # four vectors that the outer iteration does not need meanwhile, to be written as one likes
 
 
 @dataclass(frozen=True)
@@ -79,22 +88,29 @@ class CorrectedLoss:
 
     def __init__(self, like: Tensor, consistent: bool) -> None:
         self._consistent = consistent
-        self.correction = torch.zeros_like(like)  # r_i, (n,)
+        self._correction = torch.zeros_like(like)  # r_i, (n,)
+        self._along: float | Tensor = 0.0  # <r_i, theta - theta_k> at the trial point
 
     def begin(self, start: LocalStart, grad: Tensor) -> float:
         """f_i(theta_k); its gradient into ``grad``, (n,). Only the borrowed samples are evaluated."""
         self._start = start
         value = float(start.subdomain.local_from_owned(start.theta, start.share_value, start.share_grad, grad))
         if self._consistent:
-            torch.sub(start.grad, grad, out=self.correction)
+            torch.sub(start.grad, grad, out=self._correction)
             grad.copy_(start.grad)
         return value
 
-    def evaluate(self, theta: Tensor, along: float | Tensor, grad: Tensor) -> Tensor:
-        """f_i(theta), 0-d float64 on the device, its gradient into ``grad``; ``along``: <r_i, theta - theta_k>. Nothing waits."""
-        value = self._start.subdomain.local(theta, grad)
-        grad.add_(self.correction)
-        return value + along
+    def advance_(self, step: Tensor, moved: Tensor, reached: Tensor, trial: Tensor) -> float | Tensor:
+        """reached = moved + step, trial = theta_k + reached; reached'reached, as a number or 0-d on the device. Nothing waits."""
+        square, self._along = kernels.reach_(step, moved, self._start.theta, self._correction, reached, trial)
+        return square
+
+    def evaluate(self, trial: Tensor, grad: Tensor) -> Tensor:
+        """f_i at the ``trial`` of ``advance_``, 0-d float64 on the device; its gradient into ``grad``. Nothing waits."""
+        value = self._start.subdomain.local(trial, grad)
+        if self._consistent:
+            grad.add_(self._correction)
+        return value + self._along
 
 
 class LocalTrustRegion:
@@ -119,7 +135,7 @@ class LocalTrustRegion:
     def solve(self, start: LocalStart, out: Tensor) -> LocalResult:
         """The local step s_i into ``out``, (n,)."""
         model, ball = self._model, start.ball
-        grad, trial, grad_new, reached = start.spare  # the last: the local step if the trial is accepted
+        grad, grad_new, trial, reached = start.spare
         local = out.zero_()
         first = loss = self._loss.begin(start, grad)
         radius = min(self._radii.get(start.index, self._config.radius_start * ball), ball)
@@ -132,9 +148,9 @@ class LocalTrustRegion:
             with self._timers(timing.MODEL):
                 bound = min(radius, ball - moved)
                 step = model.propose_(grad, bound)
-                square, along = kernels.reach_(step.vector, local, start.theta, self._loss.correction, reached, trial)
+                square = self._loss.advance_(step.vector, local, reached, trial)
             iters += 1
-            value = self._loss.evaluate(trial, along, grad_new)
+            value = self._loss.evaluate(trial, grad_new)
             with self._timers(timing.MODEL):
                 seen = model.observe_(step.vector, grad, grad_new, [value, square])  # the one stop
                 loss_new, square = seen.also

@@ -218,7 +218,7 @@ def _together(sums: Tensor | list[float], also: Sequence[Tensor | float]) -> tup
     """Sums and further numbers on the host; from a device in one transfer."""
     if isinstance(sums, list):
         return np.array(sums), to_host(also)
-    values = torch.cat([sums, *(torch.as_tensor(number, device=sums.device).double().view(1) for number in also)]).cpu().numpy()
+    values = torch.cat([sums, *(torch.as_tensor(number, dtype=torch.float64, device=sums.device).view(1) for number in also)]).cpu().numpy()
     return values[: len(sums)], values[len(sums) :].tolist()
 
 

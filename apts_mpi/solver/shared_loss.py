@@ -41,8 +41,8 @@ class Point:
 class SharedLoss:
     """The global objective: one evaluation is one pass over the rank's samples and one message.
 
-    ``here`` belongs to the current iterate, ``there`` to the last trial point. ``move`` makes the trial
-    current, so no point is evaluated twice on the same data. Every rank calls every method alike.
+    ``here`` belongs to the current iterate, ``there`` to the last trial point, until its vectors are lent to the local solvers.
+    ``move`` makes the trial current, so no point is evaluated twice on the same data. Every rank calls every method alike.
     ``chunk_count`` says how many chunks of each subdomain keep their gradients; None keeps none.
     """
 

@@ -37,9 +37,16 @@ class Lines:
         return self.later()()
 
     def later(self) -> Callable[[], bytes]:
-        """A function that gives all lines of this moment, and may read them in another thread; OSError names the file."""
-        file, good, pending = self._file, self._good, b"".join(self._pending)
-        return lambda: _read(self.path, file, good) + pending
+        """A function that gives all lines of this moment, once, and may read them in another thread; OSError names the file."""
+        good, pending = self._good, b"".join(self._pending)
+        with naming(self.path):
+            file = os.fdopen(os.dup(self._file.fileno()), "rb", buffering=0)  # of its own: this one may be closed and another opened
+
+        def read() -> bytes:
+            with file:
+                return _read(self.path, file, good) + pending
+
+        return read
 
     def flush(self, look: bool = False) -> bool:
         """Write what is pending, all or nothing; whether the file had to be made anew. OSError names it and loses nothing.
@@ -93,15 +100,12 @@ class Lines:
         return True
 
 
-def _read(path: Path, file: io.FileIO, size: int) -> bytes:
+def _read(path: Path, file: io.RawIOBase, size: int) -> bytes:
     """The first bytes of an open file, which is still there when its name is not."""
     pieces, done = [], 0
     with naming(path):
         while done < size:
-            try:
-                piece = os.pread(file.fileno(), size - done, done)
-            except ValueError as error:  # closed by another thread
-                raise OSError(errno.EBADF, "was replaced while it was read", str(path)) from error
+            piece = os.pread(file.fileno(), size - done, done)
             if not piece:
                 raise OSError(errno.EIO, "has become shorter", str(path))
             pieces.append(piece)

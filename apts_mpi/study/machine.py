@@ -157,8 +157,10 @@ def _read(path: Path, bench: str, make: Any) -> Any:
 def _compute(tree: Mapping[str, Any]) -> Compute:
     tables: dict[str, Any] = {name: tuple((int(row["samples"]), float(row["median"])) for row in tree[name]) for name in TABLES}
     named = {kind: {name: float(cell["median"]) for name, cell in tree[kind].items()} for kind in ("vector", "optimizer")}
-    named["vector"].setdefault("checksum", 0.0)  # not measured before sums were checked
-    named["vector"]["combine"] /= int(tree["combine_rows"])
+    vector = named["vector"]
+    vector.setdefault("checksum", 0.0)  # not measured before sums were checked
+    vector.setdefault("reach", 2 * vector["add"] + 2 * vector["dot"])  # these, before one kernel made them
+    vector["combine"] /= int(tree["combine_rows"])
     parts, steps = tree["parts"], tree["lsr1"]["steps"]
     ready = tuple((int(row["samples"]), (*map(float, row["ready"]), float(row["median"]))) for row in parts["rows"])
     whole: dict[str, Any] = {name: int(tree[name]) for name in ("ranks", "n_params", "itemsize", "numbers", "piece", "ready_bytes")}

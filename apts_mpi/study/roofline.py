@@ -7,7 +7,7 @@ from apts_mpi.study.machine import Compute, Machine, Parts
 # Vectors of n numbers that an operation reads and writes.
 WORDS = {
     "copy": 2, "zero": 1, "add": 3, "sub": 3, "mul": 2, "dot": 2, "square": 1, "lerp": 3, "length": 1, "addcmul": 3, "combine": 1,
-    "checksum": 3,
+    "checksum": 3, "reach": 6,
 }  # fmt: skip
 OPTIMIZER = {"sgd": 5, "adam": 7, "adamw": 7}  # with momentum
 STEP = 10  # of an L-SR1 step without pairs; each pair adds 4: s and y are read when the step and when the inner products are made

@@ -215,8 +215,8 @@ class _Counting:
         if share.borrowed:
             done.added.add(share.borrowed)
         done.gradients.add(share.size, iters)
-        self.passes(copy=1 + consistent, mul=1, sub=consistent, zero=1, square=1)
-        self.passes(add=iters * (2 + consistent), copy=iters, dot=iters * (1 + consistent), sub=iters * consistent)
+        self.passes(mul=1, sub=consistent, copy=consistent, zero=1, square=1)
+        self.passes(reach=iters, add=iters * consistent, copy=math.ceil(iters) % 2)  # two vectors take turns, if all trials are accepted
         if local.solver == "first":
             self.passes(mul=iters, square=iters)
             return

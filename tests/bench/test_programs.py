@@ -152,5 +152,5 @@ def test_memory_is_counted_in_vectors_of_n_numbers() -> None:
         assert done.returncode == 0, done.stderr
         found[case] = json.loads(done.stdout)
     assert found["lsr1"]["n"] == 785 * 1024 + 1025 * 512 + 513 * 10
-    assert 24 + 8 < found["lsr1"]["vectors"] < 24 + 18, "two memories of five pairs and a spare one, and what else the method works in"
-    assert 21 + 8 < found["default"]["vectors"] < 21 + 24, "gradients of 21 chunks, and the rest"
+    assert 34 < found["lsr1"]["vectors"] < 38.5, "24 of two memories of five pairs and a spare one, 10 of the method, and torch's gradient"
+    assert 34 < found["default"]["vectors"] < 39.5, "gradients of 21 chunks, and the rest"

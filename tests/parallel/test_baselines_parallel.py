@@ -112,6 +112,17 @@ def test_parts_of_a_message_while_others_are_under_way(reduction: str, dtype: to
         everywhere(message.get("loss") == SIZE * (SIZE - 1) / 2 and message.count(Flag.STOP) == 1)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("reduction", ["tree", "mpi"])
+def test_what_is_not_finite_is_summed_without_a_word(reduction: str) -> None:
+    comm = MpiCommunicator(WORLD, reduction)
+    message = comm.plan(3 * SIZE, torch.float32, CPU, [])
+    message.vector.fill_(math.inf if RANK % 2 else -math.inf)
+    comm.start_sum(message, 0, 3 * SIZE)
+    comm.finish_sum(message)
+    everywhere((torch.isnan if SIZE > 1 else torch.isinf)(message.vector).all())
+
+
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (2, 2), (3, 6)])
 def test_parts_outside_the_vector_are_refused(start: int, stop: int) -> None:
     for comm in (MpiCommunicator(WORLD), SerialCommunicator()):

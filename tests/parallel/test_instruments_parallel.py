@@ -120,6 +120,10 @@ def test_every_verb_goes_through() -> None:
     everywhere(empty is None if RANK else [len(row) for row in empty] == [0] * SIZE)
     rows = comm.collect(np.full(RANK + 1, 1 / 3))
     everywhere(rows is None if RANK else [row.tolist() for row in rows] == [[1 / 3] * (rank + 1) for rank in range(SIZE)])
+    comm.configure("tree", 3 * SIZE)  # elements in one call: three of each rank
+    rows = comm.collect(np.arange(7 + RANK, dtype=np.uint8))
+    everywhere(rows is None if RANK else [row.tolist() for row in rows] == [list(range(7 + rank)) for rank in range(SIZE)])
+    comm.configure("tree", 100)
     last = SIZE - 1
     everywhere(comm.share(f"from {RANK}", last) == f"from {last}")
     vector.fill_(RANK)

@@ -214,6 +214,23 @@ def test_nan_on_one_rank_in_the_middle_is_rejected_by_all(gradient: bool) -> Non
 
 
 @pytest.mark.fault(1)
+class Straight(nn.Module):
+    """Its view cannot be taken of no sample at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = network()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs.view(inputs.size(0), -1))  # type: ignore[no-any-return]
+
+
+def test_fewer_test_samples_than_ranks() -> None:
+    x, y = task(1, seed=5)
+    result = train(Straight(), *task(), test=(x, y), config=settings(stop={"epochs": 1}), comm=COMM)
+    everywhere(result.accuracy in (0.0, 100.0), result.accuracy)
+
+
 def test_nan_on_one_rank_for_ever_ends_the_run_with_the_last_good_theta() -> None:
     """K in a row."""
     solver, _ = apts(settings(stop={"nonfinite": 3}), max(SIZE, 2))

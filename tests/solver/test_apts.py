@@ -17,7 +17,7 @@ from dense_apts import DenseAPTS, Network
 
 from apts_mpi.contracts import Status
 from apts_mpi.recording import Recordings
-from apts_mpi.solver.local import LocalStart
+from apts_mpi.solver.local import LocalResult, LocalStart, Spare
 from apts_mpi.solver.lsr1 import LSR1
 from apts_mpi.solver.metric import Metric
 from apts_mpi.solver.sweep import Sweep
@@ -94,6 +94,28 @@ def test_first_local_gradient_is_the_global_one() -> None:
     for step in fast._steps:
         cosine = float(step @ start / (step.norm() * start.norm()))
         assert cosine == pytest.approx(-1, abs=1e-12)
+
+
+@pytest.mark.parametrize("batch", [0, 20])
+@pytest.mark.parametrize("name", ["lsr1", "paper", "default"])
+def test_vectors_that_are_lent_to_the_local_solvers_are_idle(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits if they hold nan before and after every local solve."""
+    plain, orders = solver(settings(name), 3, batch=batch)
+    spoilt, _ = solver(settings(name), 3, batch=batch)
+    solve = spoilt._local.solve
+
+    def spoiling(start: LocalStart, out: torch.Tensor) -> LocalResult:
+        for vector in (*start.spare, out):
+            vector.fill_(math.nan)
+        result = solve(start, out)
+        for vector in start.spare:
+            vector.fill_(math.nan)
+        return result
+
+    monkeypatch.setattr(spoilt._local, "solve", spoiling)
+    for k in range(6):
+        at = divmod(k, orders[0].batches)
+        assert spoilt.step(*at) == plain.step(*at) and torch.equal(spoilt.theta, plain.theta), k
 
 
 NU, LONG = 4, {"iters": 4, "radius_start": 1e-3}
@@ -201,7 +223,8 @@ def test_rounding_does_not_take_a_sweep_beyond_its_ball() -> None:
     ones = torch.ones(n)
     sweep = Sweep(config, ones, Recordings(None))
     ball = 0.6 * 2.0**-24 * config.passes * sweep.chunk_count(Slope()) * math.sqrt(n)  # type: ignore[arg-type]
-    start = LocalStart(0, Slope(), ones, ones, 0.0, ones, torch.zeros(sweep.chunk_count(Slope()), n), ball, 1e-9)  # type: ignore[arg-type]
+    kept, spare = torch.zeros(sweep.chunk_count(Slope()), n), Spare(*[ones] * 4)  # type: ignore[arg-type]
+    start = LocalStart(0, Slope(), ones, ones, 0.0, ones, kept, ball, 1e-9, spare)  # type: ignore[arg-type]
     out = torch.zeros(n)
     found = sweep.solve(start, out)
     assert norm(out) <= ball * (1 + 1e-6) and 0.99 * ball < found.length <= ball

@@ -10,7 +10,7 @@ from apts_mpi.study.machine import Compute, Machine, Parts, Sums
 N = 1000
 VECTOR = {
     "copy": 1e-6, "zero": 2e-6, "add": 3e-6, "sub": 4e-6, "mul": 5e-6, "dot": 6e-6, "square": 7e-6, "lerp": 8e-6, "length": 9e-6,
-    "addcmul": 10e-6, "combine": 11e-6, "checksum": 12e-6,
+    "addcmul": 10e-6, "combine": 11e-6, "checksum": 12e-6, "reach": 13e-6,
 }  # fmt: skip
 
 

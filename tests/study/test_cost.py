@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from machine_cases import ONE, VECTOR, N, machine
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("solver", "train", "../benchmarks")]
 import baseline_cases
@@ -21,17 +24,23 @@ from apts_cases import network
 
 from apts_mpi.config import Config
 from apts_mpi.contracts import CHECKS, LANE, SCALARS, TAIL, Flag
+from apts_mpi.native import kernels
 from apts_mpi.network import Network
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.presets import preset
 from apts_mpi.problem.objective import batch_size
 from apts_mpi.problem.objective import plan as plan_order
 from apts_mpi.regular import SUM, read_summed, sum_holds, with_sum
+from apts_mpi.solver.build import build_local
+from apts_mpi.solver.local import LocalStart, Spare
 from apts_mpi.solver.lsr1 import LSR1
+from apts_mpi.solver.vectors import norm
+from apts_mpi.study import work
 from apts_mpi.study.cost import predict
 from apts_mpi.study.machine import Machine, between, nearest, read_machine
 from apts_mpi.study.shares import shares
 from apts_mpi.study.work import Work, count
+from apts_mpi.timing import Timers
 
 SAMPLES = 61
 PARAMS = sum(p.numel() for p in network().parameters())
@@ -168,9 +177,63 @@ def test_too_few_samples_are_refused() -> None:
 def test_vector_passes_of_a_local_step_by_hand() -> None:
     config = preset("lsr1", local={"solver": "first", "iters": 1}, global_step={"solver": "none"}, data={"overlap": 0.0})
     assert dict(count(config, N, 1, 100).vectors) == {
-        # begin: copy 2, mul, sub, zero, square; trial: add 3, copy, dot 2, sub, mul, square; mean: mul; C: copy 2, add; D: copy 3, dot 2
-        "copy": 8, "mul": 3, "sub": 2, "zero": 1, "square": 2, "add": 4, "dot": 4,
+        # begin: copy, mul, sub, zero, square; trial: reach, add, mul, square; its end: copy; mean: mul; C: copy 2, add; D: copy 3, dot 2
+        "copy": 7, "mul": 3, "sub": 1, "zero": 1, "square": 2, "reach": 1, "add": 2, "dot": 2,
     }  # fmt: skip
+
+
+class Passes(TorchDispatchMode):
+    """Counts operations on vectors of n numbers by their names."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n, self.found = n, Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(isinstance(value, torch.Tensor) and value.shape == (self.n,) for value in args):
+            self.found[func.overloadpacket.__name__.rstrip("_")] += not func.is_view and func is not torch.ops.aten.detach.default
+        return func(*args, **(kwargs or {}))
+
+
+class Bowl:
+    """A subdomain with f_i = ||theta||^2 / 2, evaluated by numpy, whose operations are not counted."""
+
+    def local_from_owned(self, theta: torch.Tensor, value: float, grad: torch.Tensor, out: torch.Tensor) -> float:
+        torch.mul(grad, 1.0, out=out)
+        return value
+
+    def local(self, theta: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+        grad.numpy()[:] = theta.numpy()
+        return torch.tensor(0.5 * float(np.dot(theta.numpy(), theta.numpy())), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("iters", [1, 2, 5])
+@pytest.mark.parametrize("consistent", [True, False])
+def test_vector_passes_are_those_of_a_real_local_solve(iters: int, consistent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = {"solver": "first", "iters": iters, "radius_start": 0.01, "carry": False}
+    config = preset("lsr1", local=local, global_step={"solver": "none"}, solver={"consistent": consistent}, data={"overlap": 0.0})
+    theta, n = torch.ones(50, dtype=torch.float64), 50
+    ball, value = 1.0, 0.5 * n
+    spare = Spare(*(torch.zeros(n, dtype=torch.float64) for _ in range(4)))
+    start = LocalStart(0, Bowl(), theta, theta.clone(), value, theta.clone(), torch.empty(0, n), ball, 1e-9, spare)  # type: ignore[arg-type]
+    out, solver = torch.zeros(n, dtype=torch.float64), build_local(config, theta, Timers())
+    with Passes(n) as passes, monkeypatch.context() as patch:
+        patch.setattr(kernels, "reach_", lambda *given: (passes.found.update(["reach"]), hidden(*given))[1])
+        result = solver.solve(start, out)
+    assert result.accepted == result.iters == iters and norm(out) > 0
+    counting = work._Counting(config, n, [shares(config, 1, 100, 0, 0)[0]], True, False, False)
+    counting.local_steps(counting.shares[0], iters)
+    expected = Counter({name: times for name, times in counting.done.vectors.items() if name != "square"})
+    passes.found["dot"] -= counting.done.vectors["square"]  # of the model
+    assert +passes.found == expected
+
+
+def hidden(*given: torch.Tensor) -> torch.Tensor:
+    """``kernels.reach_`` by numpy."""
+    step, moved, origin, correction, reached, trial = (vector.numpy() for vector in given)
+    np.add(moved, step, out=reached)
+    np.add(origin, reached, out=trial)
+    return torch.tensor([reached @ reached, correction @ reached], dtype=torch.float64)
 
 
 def test_the_memory_fills_during_the_local_steps() -> None:
@@ -200,7 +263,7 @@ def test_the_price_of_apts_by_hand() -> None:
     found = predict(machine(), config, N, 1, 200)
     assert found.parts["gradients"] == pytest.approx(5 * (1e-3 + 100e-5) + 5e-5 + 100e-6)
     assert found.parts["model"] == pytest.approx(1e-4 + 2e-4 + 7e-5 + 6e-4)
-    counts = {"copy": 2 + 4 + 2 + 3 + 3, "mul": 2, "sub": 3, "zero": 1, "square": 1, "add": 6 + 1 + 1, "dot": 4 + 3 + 1}
+    counts = {"copy": 2 + 1 + 2 + 3 + 3, "mul": 2, "sub": 1, "zero": 1, "square": 1, "reach": 2, "add": 2 + 1 + 1, "dot": 3 + 1}
     assert found.parts["vectors"] == pytest.approx(sum(VECTOR[name] * times for name, times in counts.items()))
 
 

@@ -78,6 +78,14 @@ def test_other_settings_are_other_runs(tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "search" / "lr-0.1-seed-0" / "earlier-1" / "completion.json").exists()
 
 
+def test_rates_that_are_nearly_equal_are_runs_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards(tmp_path)
+    for _ in range(2):
+        assert main(words(tmp_path, "--lrs", "0.1,0.1000000001")) == 0
+    assert {path.name for path in (tmp_path / "search").glob("lr-*")} == {"lr-0.1-seed-0", "lr-0.1000000001-seed-0"}
+    assert not list((tmp_path / "search").glob("*/earlier-*"))
+
+
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_rates_that_diverge_are_never_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards(tmp_path)

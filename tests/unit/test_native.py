@@ -56,20 +56,27 @@ def test_observe(n: int, dtype: torch.dtype, used: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", LENGTHS)
 @pytest.mark.parametrize("count", [0, 3, 5, 6, 11])
-def test_combine_and_reach(n: int, dtype: torch.dtype, count: int) -> None:
-    memory, grad, origin = case(n, dtype)
+def test_combine(n: int, dtype: torch.dtype, count: int) -> None:
+    memory, grad, _ = case(n, dtype)
     chosen, weights = [(5 * k) % 8 for k in range(count)], [(-0.7) ** k for k in range(count)]
     out, other = torch.empty_like(grad), torch.empty_like(grad)
     square, wanted = kernels.combine_(memory, chosen, weights, -0.7, grad, out), twins.combine_(memory, chosen, weights, -0.7, grad, other)
     assert torch.allclose(out, other, rtol=0, atol=32 * torch.finfo(dtype).eps * float(memory.abs().max()))
     assert close(square, wanted, 16 * wanted, dtype)
     assert close(square, math.fsum(out.double().square().tolist()), square, torch.float64)  # exact
-    given, ours, twin = (grad, memory[0], origin, memory[1]), torch.empty(2, n, dtype=dtype), torch.empty(2, n, dtype=dtype)
+
+
+@NEEDED
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", LENGTHS)
+def test_reach(n: int, dtype: torch.dtype) -> None:
+    memory, step, origin = case(n, dtype)
+    given, ours, twin = (step, memory[0], origin, memory[1]), torch.empty(2, n, dtype=dtype), torch.empty(2, n, dtype=dtype)
     found, expected = kernels.reach_(*given, *ours), twins.reach_(*given, *twin)
-    assert torch.equal(ours, twin) and torch.equal(ours[1], origin + (memory[0] + grad)), "the bits of the steps and of the trial point"
-    for value, close_to, other in zip(found, expected, (ours[0], memory[1]), strict=True):
+    assert torch.equal(ours, twin) and torch.equal(ours[1], origin + (memory[0] + step)), "the bits of the steps and of the trial point"
+    for value, of_twin, other in zip(found, expected, (ours[0], memory[1]), strict=True):
         products = ours[0].double() * other.double()
-        assert close(value, float(close_to), float(products.abs().sum()), dtype)
+        assert close(value, float(of_twin), float(products.abs().sum()), dtype)
         assert close(value, math.fsum(products.tolist()), float(products.abs().sum()), torch.float64)  # exact
 
 

@@ -1,6 +1,6 @@
 // The loops, compiled once for each level of the instruction set (APTS_LEVEL) and chosen at run time by module.cpp.
 //
-// Sums are float64. Their order is fixed: lanes within a block of BLOCK columns (of what a kernel writes itself, a part of one), blocks pairwise.
+// Sums are float64. Their order is fixed: lanes within a block of BLOCK columns (of reach and blend in parts of PART), blocks pairwise.
 // Threads share out whole blocks, so their number does not move a bit. Nothing of the standard library is used here: an inline function of it, compiled for a
 // newer processor, could end up serving all levels.
 #include "kernels.hpp"
