@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from apts_mpi import __version__, bench_cli, data_cli, job_cli, scale_cli, settings, tune_cli
+from apts_mpi.hints import of_usage
 from apts_mpi.train_settings import read_settings, unread
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Command:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+        raise UsageError(f"{message}{of_usage(message)}\n{self.format_usage().strip()}")
 
 
 def say(text: str, style: str = "", stream: TextIO | None = None, end: str = "\n") -> None:
@@ -109,7 +110,7 @@ def _parser() -> _Parser:
     job_cli.add_job_parser(commands)
     bench_cli.add_bench_parser(commands)
     scale_cli.add_scale_parser(commands)
-    show = commands.add_parser("show", help="print a run", description="Print the table of a finished run.")
+    show = commands.add_parser("show", help="print a run", description="Print the table of a run, finished or not.")
     show.add_argument("run", metavar="RUN", help="run directory")
     plot = commands.add_parser("plot", help="draw runs", description="Draw loss, accuracy, radius and rho of one or more runs.")
     plot.add_argument("runs", metavar="RUN", nargs="+", help="run directory")

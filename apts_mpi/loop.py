@@ -16,7 +16,7 @@ from apts_mpi.contracts import Communicator, Flag, Status, StepInfo, Wishes
 from apts_mpi.interrupt import Interrupt
 from apts_mpi.monitor import Monitor
 from apts_mpi.opening import header, open_directory
-from apts_mpi.outcome import ENDS, UNWANTED, Progress, Result, known_loss
+from apts_mpi.outcome import ENDS, NOTHING_LEFT, UNWANTED, Progress, Result, known_loss
 from apts_mpi.parallel import launch
 from apts_mpi.problem.scoring import score
 from apts_mpi.resumption import Found, facts_of, hand_over
@@ -83,7 +83,7 @@ class Loop:
                 monitor.note(note)
             status = self._begun
             nth = f"iteration {self._first + 1}" if self._first else "first iteration"
-            monitor.say(f"set up in {before:.1f} s, {nth} under way" if status is Status.RUNNING else "nothing is left to do")
+            monitor.say(f"set up in {before:.1f} s, {nth} under way" if status is Status.RUNNING else NOTHING_LEFT)
             self._checkpoints.begin(self._first)
             self._running = True
             while status is Status.RUNNING:

@@ -72,7 +72,7 @@ def open_directory(
     # What was asked for, not how it went on: neither the way of resuming nor the number of subdomains that was taken over.
     asked = replace(config.solver, subdomains=found.asked) if found else config.solver
     asked_for = replace(config, solver=asked, run=replace(config.run, resume="never", allow_changes=False))
-    text = settings.to_toml(asked_for, dict.fromkeys(GIVEN, "not read: the program gave its own") if problem.data.in_memory else None)
+    text = settings.to_toml(asked_for, dict.fromkeys(GIVEN, "the program decides by its call") if problem.data.in_memory else None)
 
     def make() -> RunDirectory | None:
         if comm.rank != 0:

@@ -12,7 +12,7 @@ from typing import Any
 from apts_mpi.regular import inside, read_object
 
 PROGRAM, SETTINGS = "program", "settings"
-# What a program gives in its call; the settings of the same meaning are not read.
+# What a program gives in its call; the settings of the same meaning are not read, but for the loss where it gives none.
 GIVEN = ("data.path", "data.normalize", "data.limit", "model.name", "model.widths", "model.loss")
 
 

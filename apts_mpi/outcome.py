@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 ENDS = (Status.TARGET_LOSS, Status.CONVERGED, Status.STATIONARY, Status.GRADIENT, Status.RADIUS)  # what was found at theta itself
 MEAN = " (mean of the iterates)"  # behind a figure of a result that is one
-UNWANTED = "no checkpoints were asked for, or the method has none"
+NOTHING_LEFT = "nothing is left to do; a larger stop.epochs, or other limit, prolongs the run"
+UNWANTED = "nothing was to be saved: there is no run.dir, checkpoints are off, or the method has none"
 NUMERICAL, ENVIRONMENT, REQUEUE = 3, 4, 75  # exit codes; 75 is EX_TEMPFAIL of sysexits.h
 
 

@@ -26,7 +26,7 @@ from apts_mpi.spread import spread
 from apts_mpi.storage.checkpoint import Checkpoint, newest
 
 SILENT = ("run.resume", "run.dir", "run.allow_changes")  # how, not what
-AFRESH = "to start afresh: --run.resume never (what is there goes into a subfolder)"
+AFRESH = "to start afresh: --run.dir with that folder and --run.resume never, no --resume (what is there goes into a subfolder)"
 
 
 @dataclass(frozen=True)

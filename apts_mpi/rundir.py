@@ -100,7 +100,8 @@ def read_run(path: str | Path) -> Run:
     """Read a run directory, finished or not; FileNotFoundError or ValueError name the file."""
     folder = Path(path)
     if not (folder / PROVENANCE).is_file():
-        raise FileNotFoundError(f"{folder} is no run directory: {PROVENANCE} is missing")
+        why = "; ".join([f"{PROVENANCE} is missing", *(f"{path.name} in it is one" for path in sorted(folder.glob("*")) if is_run(path))])
+        raise FileNotFoundError(f"{folder} is no run directory: {why if folder.is_dir() else 'there is no such folder'}")
     provenance = read_object(inside(folder, PROVENANCE))
     if provenance.get("format") != FORMAT:
         raise ValueError(f"{folder / PROVENANCE} was not written by apts-mpi")

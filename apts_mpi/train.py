@@ -14,7 +14,7 @@ from torch import nn
 
 from apts_mpi import assembly, settings, timing, trial
 from apts_mpi.assembly import Data, Problem, Values
-from apts_mpi.config import Config, DataConfig
+from apts_mpi.config import Config, DataConfig, ModelConfig
 from apts_mpi.contracts import Communicator, Wishes
 from apts_mpi.loop import Loop, Maker
 from apts_mpi.native import extension as native
@@ -37,7 +37,7 @@ __all__ = ["Result", "run_training", "train"]
 
 
 def train(
-    model: nn.Module, inputs: Values, targets: Values, /, *, loss: str | Loss = "cross_entropy",
+    model: nn.Module, inputs: Values, targets: Values, /, *, loss: str | Loss | None = None,
     test: tuple[Values, Values] | None = None, config: Config | None = None, comm: Communicator | None = None, **keys: Any,
 ) -> Result:  # fmt: skip
     """Train ``model`` in place on tensors in memory; every rank calls with the same arguments.
@@ -45,7 +45,7 @@ def train(
     Args:
         model: any module that is a deterministic function of its parameters; it ends up with the trained ones.
         inputs, targets: (samples, ...), tensors or arrays; integer targets are class labels. Every rank keeps its share alone.
-        loss: a name, a torch loss module, or a callable of (outputs, targets).
+        loss: a name, a torch loss module, or a callable of (outputs, targets); default: ``model.loss`` of the settings, cross_entropy.
         test: (inputs, targets) to measure the accuracy on.
         config: settings; or give ``preset="lsr1"`` and sections as keywords: ``stop={"epochs": 4}``.
         comm: the ranks; default: those that mpiexec or srun started, or this process alone.
@@ -60,12 +60,17 @@ def train(
     plain = DataConfig(batch=config.data.batch, overlap=config.data.overlap, place=config.data.place)
     if config.data != plain:
         raise ValueError("data.path, data.limit and data.normalize are for data sets on disk: tensors are taken as they are")
+    if {"name", "widths"} & {*keys.get("model", ())}:
+        raise ValueError("model.name and model.widths are for networks that are made by their name: the module is taken as it is")
+    if loss is not None and config.model.loss not in (ModelConfig().loss, loss):
+        raise ValueError(f"the loss is given twice: loss = {loss!r} and model.loss = {config.model.loss!r}")
+    objective = config.model.loss if loss is None else loss
     from apts_mpi.parallel import launch
     from apts_mpi.parallel.handshake import HandshakeError
 
     def run(comm: Communicator) -> Result:
         return _run(
-            config, comm, lambda: assembly.from_tensors(inputs, targets, test, model), lambda data: model, loss, bool(config.run.dir)
+            config, comm, lambda: assembly.from_tensors(inputs, targets, test, model), lambda data: model, objective, bool(config.run.dir)
         )
 
     if comm is not None:

@@ -42,7 +42,9 @@ def unread(found: settings.Settings) -> list[str]:
     by = config.method + (f" with local.solver {config.local.solver}" if config.method == "apts" else "")
     by += " and solver.combine sum" if config.method == "apts" and config.solver.combine == "sum" else ""
     typed = {name: source for name, source in found.sources.items() if source.startswith(("command line", "environment"))}
-    return [f"{name} ({source}) is not read by {by}" for name, source in typed.items() if not knows(config, name)]
+    baseline = config.method not in ("apts", "trust-region")  # no preset has values of theirs
+    idle = [name for name in typed if not knows(config, name) or (baseline and name == "preset")]
+    return [f"{name} ({typed[name]}) is not read by {by}" for name in idle]
 
 
 def typed_code(config: Config) -> list[str]:

@@ -82,7 +82,7 @@ def _check_start(problem: Problem, few: Samples, loss: float) -> None:
 
 def notes(problem: Problem, config: Config, comm: Communicator, threads: int) -> list[str]:
     """What is allowed but worth a word: of the samples, the minibatches, and the ``threads`` of a rank. Every rank calls."""
-    return [*_doubles(problem, comm), *_absent(problem, comm), *_batches(problem, config), *_crowds(problem, comm, threads)]
+    return [*_doubles(problem, comm), *_absent(problem, comm), *_batches(problem, config), *_crowds(problem, config, comm, threads)]
 
 
 def _batches(problem: Problem, config: Config) -> Iterator[str]:
@@ -93,12 +93,13 @@ def _batches(problem: Problem, config: Config) -> Iterator[str]:
         yield f"{config.method} in full batch makes one step an epoch; data.batch, such as 128, makes it more"
 
 
-def _crowds(problem: Problem, comm: Communicator, threads: int) -> Iterator[str]:
+def _crowds(problem: Problem, config: Config, comm: Communicator, threads: int) -> Iterator[str]:
     """A note on ranks whose threads share cores, which slows all of them down."""
     if problem.theta.device.type == "cpu":
         for host, ranks, cores in crowds(comm, threads):
             most = max(1, cores // ranks)
-            less = f"; OMP_NUM_THREADS={most} leaves each thread a core" if threads > most and ranks <= cores else ""
+            key = "--run.threads " if config.run.threads else "OMP_NUM_THREADS="
+            less = f"; {key}{most} leaves each thread a core" if threads > most and ranks <= cores else ""
             yield f"{ranks} ranks of {threads} threads share the {cores} cores of {host}{less}"
 
 
@@ -179,7 +180,7 @@ def _fractional(held: Samples) -> str:
         return ""
     rows = (held.targets != held.targets.round()).nonzero().flatten()
     first = f" (training sample {held.number(int(rows[0]))} has {float(held.targets[rows[0]]):g})" if len(rows) else ""
-    return f"; if the targets are class labels they must be of an integer type{first}"
+    return f"; for numbers set model.loss to mse, and if they are class labels they must be of an integer type{first}"
 
 
 def _check_finite(held: Samples, name: str) -> None:

@@ -182,6 +182,8 @@ def conclude(config: Config, trials: Sequence[Trial], rates: Sequence[float], by
     write_atomic(folder / TUNE, (json.dumps(with_sum(plain(report)), indent=2, allow_nan=False) + "\n").encode())
     none = "no learning rate reached stop.target_accuracy" if by == "target" else "every learning rate diverged"
     say(f"best learning rate: {best.lr:g}  ({folder / TUNE})" if best else f"{none}  ({folder / TUNE})")
+    if best and len(rates) > 1 and best.lr in (min(rates), max(rates)):
+        say(f"it is the {'smallest' if best.lr == min(rates) else 'largest'} that was tried: a better one may lie beyond")
     return 0 if best else 3
 
 

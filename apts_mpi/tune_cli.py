@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", int, float)
 
-USAGE = "apts-mpi tune [FILE.toml] --method NAME --lrs RATE,RATE,... [--seeds INT,INT,...] [--by loss|target] [--section.key VALUE ...]"
+USAGE = "apts-mpi tune [FILE.toml] --method NAME --lrs RATE,... [--seeds INT,...] [--by accuracy|loss|target] [--section.key VALUE ...]"
 OPTIONS = ("lrs", "seeds", "by")
 INTERRUPTED = "interrupted; the finished runs are kept, the same command goes on"
 ABOUT = """Train once for every learning rate and seed, and name the rate that is best by the mean over the seeds.
@@ -64,6 +64,9 @@ def _numbers(kind: type[T]) -> Callable[[str], list[T]]:
     """A reader of '1,2': each number once, in the order given."""
 
     def numbers(text: str) -> list[T]:
-        return list(dict.fromkeys(kind(part) for part in text.split(",")))
+        try:
+            return list(dict.fromkeys(kind(part) for part in text.split(",")))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be numbers with commas between, such as 0.1,0.01 or 0,1000; got {text!r}") from None
 
     return numbers

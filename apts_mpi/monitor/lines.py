@@ -52,7 +52,7 @@ COLUMNS: tuple[tuple[str, int, Cell], ...] = (  # name, width, text; 90 wide wit
     ("epoch", 5, lambda info, extra: f"{number(extra, 'epoch', info.epoch):.1f}"),
     ("k", 5, lambda info, extra: str(info.k)),
     ("loss", 9, lambda info, extra: f"{info.loss:#.4g}"),
-    ("|g|", 8, lambda info, extra: f"{info.grad_norm:#.3g}"),
+    ("|g|", 8, lambda info, extra: "-" if math.isnan(info.grad_norm) else f"{info.grad_norm:#.3g}"),
     ("rho", 6, lambda info, extra: _ratio(info.rho)),
     ("radius", 8, lambda info, extra: "-" if math.isnan(info.radius) else f"{info.radius:#.3g}"),
     ("acc", 3, lambda info, extra: _verdict(info)),

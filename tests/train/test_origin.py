@@ -38,7 +38,7 @@ def test_what_a_program_gave_is_not_shown_as_a_setting(tmp_path: Path) -> None:
     assert f'with run={{"dir": "{tmp_path / "mine"}", "resume": "auto"}} in its call of train()' in shown["Result"]
     assert "--resume" not in shown["Result"]
     text = (tmp_path / "mine" / "config.toml").read_text()
-    assert text.count("# not read: the program gave its own") == len(GIVEN) and tomllib.loads(text)["data"]["path"]
+    assert text.count("# the program decides by its call") == len(GIVEN) and tomllib.loads(text)["data"]["path"]
 
 
 def test_a_record_that_does_not_say_is_shown_as_one_of_settings(tmp_path: Path) -> None:

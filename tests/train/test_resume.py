@@ -187,7 +187,7 @@ def test_all_damaged_is_refused(tmp_path: Path, resume: str) -> None:
     run(tmp_path / "run", 7)
     for path in (tmp_path / "run" / "checkpoints").glob("*.h5"):
         flip(path)
-    with pytest.raises(HandshakeError, match=r"no checkpoint of .*run is whole(.|\n)*to start afresh: --run.resume never"):
+    with pytest.raises(HandshakeError, match=r"no checkpoint of .*run is whole(.|\n)*to start afresh: --run.dir with that"):
         on(tmp_path / "run", 9, run={"resume": resume})
     assert run(tmp_path / "run", 2).status is Status.ITERATIONS  # afresh, on purpose
     assert (tmp_path / "run" / "earlier-1" / "checkpoints").is_dir()

@@ -198,8 +198,26 @@ def test_wrong_library_settings(keys: dict[str, Any], words: str) -> None:
 def test_sections_named_like_arguments() -> None:
     """The section model beside the argument model; a tuple where a file has a list."""
     run = {"monitor": "none", "device": "cpu"}
-    result = train(network(), *task(), model={"dtype": "float64", "widths": (3,)}, stop={"iterations": 1}, run=run)
+    result = train(network(), *task(), model={"dtype": "float64"}, trust_region={"eta2": 0.8}, stop={"iterations": 1}, run=run)
     assert result.theta.dtype == torch.float64
+
+
+def test_the_loss_of_the_section_model_is_that_of_the_run() -> None:
+    x, _ = task()
+    both = {"stop": {"iterations": 1}, "run": {"monitor": "none", "device": "cpu"}}
+    targets = torch.randn(len(x), 3, generator=torch.Generator().manual_seed(0))
+    by_key, by_name = (train(network(), x, targets, **words, **both) for words in ({"model": {"loss": "mse"}}, {"loss": "mse"}))
+    assert by_key.loss == by_name.loss and torch.equal(by_key.theta, by_name.theta)
+    with pytest.raises(ValueError, match="the loss is given twice: loss = 'cross_entropy' and model.loss = 'mse'"):
+        train(network(), x, targets, loss="cross_entropy", model={"loss": "mse"})
+    with pytest.raises(ValueError, match="the module is taken as it is"):
+        train(network(), x, targets, model={"name": "cnn"})
+
+
+def test_one_output_is_no_class() -> None:
+    x, _ = task()
+    with pytest.raises(SetupError, match="loss cross_entropy of one output is always zero.* for numbers set model.loss to mse"):
+        train_here(torch.nn.Linear(x.shape[1], 1), x, torch.randn(len(x), 1))
 
 
 def test_config_and_keys_together_are_refused() -> None:
