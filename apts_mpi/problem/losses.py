@@ -19,7 +19,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """-log softmax(outputs)[target] per sample, shape (B,); for sequences (B, T, V) the mean over T. ValueError for a single class."""
     if outputs.shape[-1] == 1 and outputs.ndim > 1:
-        raise ValueError("loss cross_entropy of one output is always zero: it needs a score for each class; for numbers set model.loss to mse")
+        raise ValueError("loss cross_entropy of one output is always zero: it needs a score per class; for numbers set model.loss to mse")
     if outputs.ndim > 2:
         classes = outputs.shape[-1]
         losses = functional.cross_entropy(outputs.reshape(-1, classes), targets.reshape(-1), reduction="none")
