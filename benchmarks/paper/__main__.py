@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--epochs", type=int, default=25, help="of the curves in the figures [25]")
     found.add_argument("--ranks", type=int, default=2, help="of a run, one thread each [2]")
     found.add_argument("--jobs", type=int, default=1, help="runs side by side [1]")
+    found.add_argument("--busy", action="store_true", help="the machine has other work beside: seconds of these runs are not shown")
     found.add_argument("--only", nargs="*", default=[], metavar="WORD", help="cases whose name has one of these words")
     found.add_argument("--limit-time", type=float, default=float("inf"), metavar="MINUTES", help="stop after it, to go on later")
     found.add_argument("--again", action="store_true", help="make runs again that another source made")
@@ -76,8 +77,8 @@ def main() -> int:
         parser().error("WHAT is missing")
     names = experiments.NAMES if asked.what in ("all", "report") else (asked.what,)
     options = Options(
-        asked.runs, {name: getattr(asked, name) for name in experiments.DATA}, asked.seeds, asked.ranks, asked.jobs, asked.again,
-        tuple(asked.more.split()), time.monotonic() + 60 * asked.limit_time, say, asked.records,
+        asked.runs, {name: getattr(asked, name) for name in experiments.DATA}, asked.seeds, asked.ranks, asked.jobs, asked.busy,
+        asked.again, tuple(asked.more.split()), time.monotonic() + 60 * asked.limit_time, say, asked.records,
     )  # fmt: skip
     store = Store(asked.runs, options.more, say, asked.seeds, asked.records)
     known = report.Context(store, asked.seeds, asked.epochs, asked.published, asked.results)

@@ -184,7 +184,7 @@ class Runner:
         launcher = [mpiexec(), "-n", str(self._options.ranks)] if self._options.ranks > 1 else []
         around = {name: value for name, value in os.environ.items() if not name.startswith("APTS_")} | {"OMP_NUM_THREADS": "1"}
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        note(run.folder, self._options.jobs, afresh=not kept)
+        note(run.folder, 0 if self._options.busy else self._options.jobs, afresh=not kept)
         with run.folder.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
                 [*launcher, sys.executable, "-m", "apts_mpi", "train", *words], stdout=log, stderr=subprocess.STDOUT,
@@ -214,7 +214,7 @@ def note(folder: Path, jobs: int, *, afresh: bool) -> None:
     """How many runs were made side by side, for the seconds of this one: the most of all its starts, 0 if one of them did not say."""
     path = jobs_file(folder)
     before = jobs if afresh else int(json.loads(path.read_text(encoding="utf-8"))["jobs"]) if path.exists() else 0
-    path.write_text(json.dumps({"jobs": max(jobs, before) if before else 0}) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"jobs": max(jobs, before) if jobs and before else 0}) + "\n", encoding="utf-8")
 
 
 def text(figures: dict[str, float]) -> str:

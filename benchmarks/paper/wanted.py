@@ -22,6 +22,7 @@ class Options:
     seeds: int = 3
     ranks: int = 2
     jobs: int = 1
+    busy: bool = False  # the machine has other work beside: nobody knows how much
     again: bool = False  # make runs of another source again
     more: tuple[str, ...] = ()  # options of train for every run
     deadline: float = float("inf")  # of time.monotonic()

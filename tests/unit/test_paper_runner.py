@@ -119,7 +119,8 @@ def test_a_start_that_fails_is_not_hidden_by_the_completion_of_the_one_before(ma
 def test_how_many_runs_were_side_by_side_is_noted_beside_the_run(tmp_path: Path) -> None:
     folder, made = tmp_path / "case" / "seed-0", tmp_path / "case" / "seed-0.json"
     folder.mkdir(parents=True)
-    for jobs, afresh, noted in ((2, True, 2), (1, False, 2), (4, False, 4), (1, True, 1)):
+    alone, busy = ((2, True, 2), (1, False, 2), (4, False, 4), (1, True, 1)), ((0, False, 0), (1, False, 0), (1, True, 1), (0, True, 0))
+    for jobs, afresh, noted in (*alone, *busy):
         note(folder, jobs, afresh=afresh)
         assert json.loads(made.read_text()) == {"jobs": noted}
     made.unlink()
