@@ -58,8 +58,9 @@ def run_job(args: argparse.Namespace, words: Sequence[str], config: Callable[[],
         Path(args.out).write_text(text, encoding="utf-8")
     except OSError as error:
         return _complain(f"cannot write {args.out}: {error.strerror}", ENVIRONMENT)
-    submit = "sbatch" if find(args.system).scheduler == "slurm" else "qsub"
-    print(f"{args.out}: read it, then type: {submit} {args.out}")
+    system = find(args.system)
+    missing = " (an account is needed there, --account; its line in the script is a comment)" if system.charged and not args.account else ""
+    print(f"{args.out}: read it{missing}, then type: {'sbatch' if system.scheduler == 'slurm' else 'qsub'} {args.out}")
     return 0
 
 

@@ -110,7 +110,7 @@ def submit(made: Sequence[Script], home: Path, dry_run: bool = False) -> list[st
         command = ["sbatch", "--parsable", *after, str(folder / script.name)]
         typed.append(shlex.join(command))
         numbers.append(f"<{script.name}>" if dry_run else _sbatch(command, numbers))
-    return typed if dry_run else numbers
+    return [f"{len(made)} scripts are in {folder}; nothing was submitted, what would be typed:", *typed] if dry_run else numbers
 
 
 def _sbatch(command: Sequence[str], before: Sequence[str]) -> str:

@@ -184,7 +184,8 @@ def test_the_report_waits_for_all_others(sbatch: Path) -> None:
 
 def test_a_dry_run_writes_and_says_but_submits_nothing(sbatch: Path) -> None:
     told = submit.submit(THREE, Path("studies/tiny"), dry_run=True)
-    assert told[0] == "sbatch --parsable studies/tiny/jobs/nodes-1.sbatch"
+    assert told[0] == "3 scripts are in studies/tiny/jobs; nothing was submitted, what would be typed:"
+    assert told[1] == "sbatch --parsable studies/tiny/jobs/nodes-1.sbatch"
     assert "--dependency=afterany:<nodes-1.sbatch>:<nodes-2.sbatch>" in told[-1]
     assert not sbatch.exists()
     assert Path("studies/tiny/jobs/report.sbatch").read_text() == "report\n"
