@@ -64,13 +64,13 @@ def train(
         raise ValueError("model.name and model.widths are for networks that are made by their name: the module is taken as it is")
     if loss is not None and config.model.loss not in (ModelConfig().loss, loss):
         raise ValueError(f"the loss is given twice: loss = {loss!r} and model.loss = {config.model.loss!r}")
-    objective = config.model.loss if loss is None else loss
+    chosen = config.model.loss if loss is None else loss
     from apts_mpi.parallel import launch
     from apts_mpi.parallel.handshake import HandshakeError
 
     def run(comm: Communicator) -> Result:
         return _run(
-            config, comm, lambda: assembly.from_tensors(inputs, targets, test, model), lambda data: model, objective, bool(config.run.dir)
+            config, comm, lambda: assembly.from_tensors(inputs, targets, test, model), lambda data: model, chosen, bool(config.run.dir)
         )
 
     if comm is not None:

@@ -39,12 +39,16 @@ class Lines:
     def later(self) -> Callable[[], bytes]:
         """A function that gives all lines of this moment, once, and may read them in another thread; OSError names the file."""
         good, pending = self._good, b"".join(self._pending)
-        with naming(self.path):
-            file = os.fdopen(os.dup(self._file.fileno()), "rb", buffering=0)  # of its own: this one may be closed and another opened
+        try:
+            own: io.FileIO | OSError = io.FileIO(os.dup(self._file.fileno()), "rb")  # the other may be closed before it is read
+        except OSError as error:
+            own = OSError(error.errno, error.strerror, str(self.path))  # for who reads: the lines are not lost
 
         def read() -> bytes:
-            with file:
-                return _read(self.path, file, good) + pending
+            if isinstance(own, OSError):
+                raise own
+            with own:
+                return _read(self.path, own, good) + pending
 
         return read
 
@@ -100,7 +104,7 @@ class Lines:
         return True
 
 
-def _read(path: Path, file: io.RawIOBase, size: int) -> bytes:
+def _read(path: Path, file: io.FileIO, size: int) -> bytes:
     """The first bytes of an open file, which is still there when its name is not."""
     pieces, done = [], 0
     with naming(path):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -22,6 +23,7 @@ from apts_mpi.lock import LockError
 from apts_mpi.regular import SUM, DataError
 from apts_mpi.rundir import finished, read_run
 from apts_mpi.storage import lines, records
+from apts_mpi.storage.lines import Lines
 from apts_mpi.storage.records import RunDirectory
 
 CONFIG = 'preset = "default"\n'
@@ -306,3 +308,16 @@ def test_facts_are_kept(tmp_path: Path) -> None:
     stopped(tmp_path / "run")
     resumed(tmp_path / "run", b"").close()
     assert FACTS["seed"] == read_run(tmp_path / "run").provenance["seed"]
+
+
+def test_where_no_more_files_may_be_open_a_checkpoint_fails_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Lines(tmp_path / "records.csv")
+    kept.add(b"a\n")
+    kept.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", mock.Mock(side_effect=OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
+        read = kept.later()
+    with pytest.raises(OSError, match=r"Too many open files: .*records\.csv"):
+        read()
+    assert kept.text() == b"a\n"
+    kept.close()
