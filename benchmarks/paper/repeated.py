@@ -30,7 +30,7 @@ def row(problem: str, order: str, N: int, epochs: int, store: Store, published: 
     until = Limits(epochs=epochs)
     theirs, there = _accuracies(paper(problem, N, order, "sum", until), store)
     mine, beside = _accuracies(ours(problem, N, until), store)
-    low, high, middle = _published(published.get(f"{PROBLEMS[problem].published.partition(':')[0]}_{N}_{order}"), epochs)
+    low, high, middle = after(published.get(series_name(problem, order, N)), epochs)
     found: Row = {
         "problem": PROBLEMS[problem].title, "order": WORDS[order], "subdomains": N, "epochs": epochs, "runs": len(theirs),
         "accuracy": mean(theirs) if theirs else math.nan, "shown": spread(theirs), "ours": mean(mine) if mine else math.nan,
@@ -46,7 +46,12 @@ def _accuracies(case: Case, store: Store) -> tuple[list[float], list[Curve]]:
     return [cut["accuracy"] for curve in curves if (cut := curve.cut(case.until))], curves
 
 
-def _published(series: Series | None, epochs: int) -> tuple[float, float, float]:
+def series_name(problem: str, order: str, N: int) -> str:
+    """What the published curves call Algorithm 1 on a problem."""
+    return f"{PROBLEMS[problem].published.partition(':')[0]}_{N}_{order}"
+
+
+def after(series: Series | None, epochs: int) -> tuple[float, float, float]:
     """Least, largest and mean after so many epochs; nan where nothing was published."""
     at = np.flatnonzero(series.epochs == epochs) if series else np.zeros(0, int)
     if series is None or not len(at):

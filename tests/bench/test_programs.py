@@ -154,3 +154,18 @@ def test_memory_is_counted_in_vectors_of_n_numbers() -> None:
     assert found["lsr1"]["n"] == 785 * 1024 + 1025 * 512 + 513 * 10
     assert 34 < found["lsr1"]["vectors"] < 38.5, "24 of two memories of five pairs and a spare one, 10 of the method, and torch's gradient"
     assert 34 < found["default"]["vectors"] < 39.5, "gradients of 21 chunks, and the rest"
+
+
+def test_rules_of_the_published_code_let_the_summed_step_leave_the_radius(tmp_path: Path) -> None:
+    """The paper's own never do, and a correction of the value alone is another run than one of value and gradient."""
+    convert = [sys.executable, "-m", "apts_mpi", "data", "convert", "digits", "-", str(tmp_path / "digits")]
+    subprocess.run(convert, check=True, capture_output=True, timeout=100)
+    words = ["--problem", "digits", "--data", "digits", "--epochs", "2", "--only", "o1-N2", "--out", "lines.json"]
+    command = [sys.executable, str(PROGRAMS / "published_rules.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {line["rule"]: line for line in json.loads((tmp_path / "lines.json").read_text())["lines"]}
+    assert list(found) == ["paper", "long", "value", "both"]
+    assert found["paper"]["farthest"] < 1.001 and found["value"]["farthest"] < 1.001
+    assert 1.5 < found["long"]["farthest"] <= 10.001 and 1.5 < found["both"]["farthest"] <= 10.001  # nu N = 10
+    assert found["value"]["loss"] != found["paper"]["loss"]
