@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class CudaGraph:
                 work()
         except RuntimeError:
             torch.cuda.set_stream(stream)  # torch leaves its own in place where a capture is broken off
+            _end_capture(self._pool)
             raise
         replay: Work = graph.replay
         return replay
@@ -83,17 +85,18 @@ class Recordings:
 
     def _recorded(self, work: Work, results: Sequence[Tensor]) -> Work | None:
         assert self._record is not None
-        wanted = [result.clone() for result in results]
-        lengths = _lengths(wanted)
-        if not all(map(math.isfinite, lengths)):  # nothing to compare with: another time
-            return None
+        wanted = list[Tensor]()
         try:
+            wanted += [result.clone() for result in results]
+            lengths = _lengths(wanted)
+            if not all(map(math.isfinite, lengths)):  # nothing to compare with: another time
+                return None
             replay = self._record(work)
             replay()
             why = self._wrong(results, wanted, lengths)
         except RuntimeError as error:
             why = _cause(error)
-        for result, right in zip(results, wanted, strict=True):
+        for result, right in zip(results, wanted, strict=False):  # without room for copies nothing has been replayed
             result.copy_(right)
         if not why:
             return replay
@@ -115,6 +118,16 @@ class Recordings:
                 self._told = True
                 warnings.warn(f"{words}: near enough for CUDA graphs; run.deterministic = true would do without them", stacklevel=2)
         return ""
+
+
+def _end_capture(pool: tuple[int, int]) -> None:
+    """What torch before 2.12 leaves open where a capture is broken off: memory is not used again then, and random numbers are refused."""
+    device = torch.cuda.current_device()
+    with suppress(RuntimeError, AttributeError):
+        torch._C._cuda_endAllocateToPool(device, pool)
+    with suppress(RuntimeError, AttributeError, IndexError):
+        generator = torch.cuda.default_generators[device]
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 def _lengths(tensors: Sequence[Tensor]) -> list[float]:

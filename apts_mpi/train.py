@@ -14,10 +14,10 @@ from torch import nn
 
 from apts_mpi import assembly, settings, timing, trial
 from apts_mpi.assembly import Data, Problem, Values
-from apts_mpi.config import Config, DataConfig, ModelConfig
+from apts_mpi.config import Config, DataConfig, ModelConfig, RunConfig
 from apts_mpi.contracts import Communicator, Wishes
 from apts_mpi.loop import Loop, Maker
-from apts_mpi.native import extension as native
+from apts_mpi.native import extension, kernels
 from apts_mpi.network import emulated
 from apts_mpi.outcome import Result
 from apts_mpi.presets import PRESETS
@@ -145,14 +145,14 @@ def _watched(
     from apts_mpi.parallel.handshake import handshake, together
     from apts_mpi.parallel.transport import choose_transport
 
-    kernels = together(comm, native.extension)
+    together(comm, extension.extension)
     device = choose_device(config.run.device, comm, config.run.share_gpu)
     sharing = sharers(device, comm) if device.type == "cuda" else 1
     transport, note = choose_transport(config.comm.transport, comm, device, config.run.share_gpu)
     comm.configure(config.comm.reduction, config.comm.count_limit, transport)
     threads = set_threads(config.run.threads, comm)
     if device.type == "cuda":
-        _prepare_gpu(config)
+        _prepare_gpu(config.run)
     timers = Timers(torch.cuda.synchronize if device.type == "cuda" else None, tracer=tracer(device.type == "cuda"))
     watchdog.progress = timers.entered
     comm = instrumented(comm, config, timers)
@@ -161,12 +161,7 @@ def _watched(
     data = together(comm, load)
     problem = together(comm, lambda: assembly.build(data, module(data), loss, config, comm, device, sharing))
     watchdog.progress = lambda: timers.entered() + problem.flat.forward.passes  # a local solve is one region, and may be long
-    # Each rank computes the global step for itself: with other arithmetic it would end elsewhere.
-    arithmetic = f"{device.type}, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"
-    if kernels is not None:
-        arithmetic += f", kernels {native.state()}"
-    if transport != "host":
-        arithmetic += f", sums by {transport}"
+    arithmetic = _arithmetic(device, threads, transport)
     model = {"layout of the parameters": problem.flat.layout, "frozen parameters and buffers": problem.flat.fixed}
     handshake(comm, {**model, "data": data.fingerprint, "arithmetic": arithmetic})
     if found is not None:
@@ -175,12 +170,24 @@ def _watched(
     timers.phase(timing.WARM_UP)
     together(comm, lambda: trial.check_model(problem))
     notes = [*trial.notes(problem, config, comm, threads), *([note] if note else [])]
+    if refused := kernels.refused(device):
+        notes.append(f"torch twins serve on the GPU, which refuses the compiled kernels: {refused}")
     facts = {**facts, **({"note": "; ".join(notes)} if notes else {})}
     comm.barrier()  # all ranks measure their peak at the same time, as they will compute
     flops = together(comm, lambda: assembly.measure(problem, config.run.peak))
     problem.arithmetic = replace(flops, peak=sum(row[0] for row in comm.gather([flops.peak])) / comm.size)
     watchdog.phase("run")
     return Loop(config, comm, problem, timers, threads, write, make_stepper, facts, found, arithmetic).run()
+
+
+def _arithmetic(device: torch.device, threads: int, transport: str) -> str:
+    """What the last bits depend on. Each rank computes the global step for itself: with other arithmetic it would end elsewhere."""
+    words = [device.type, f"{threads} threads", torch.backends.cpu.get_cpu_capability()]
+    words += [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
+    words += [f"kernels {extension.state()}"] if extension.extension() is not None else []
+    words += ["torch twins on the GPU"] if kernels.refused(device) else []
+    words += [f"sums by {transport}"] if transport != "host" else []
+    return ", ".join(words)
 
 
 def instrumented(comm: Communicator, config: Config, timers: Timers) -> Communicator:
@@ -195,10 +202,10 @@ def instrumented(comm: Communicator, config: Config, timers: Timers) -> Communic
     return WaitingCommunicator(comm, timers) if config.run.measure_wait else comm
 
 
-def _prepare_gpu(config: Config) -> None:
-    """Before the first operation on the device: float32 that means it, unless told otherwise, since rho compares nearly equal losses."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.model.precision == "tf32"
-    if config.run.deterministic:
+def _prepare_gpu(run: RunConfig) -> None:
+    """Before the first operation on the device: float32 that means it, since rho compares nearly equal losses; and the same bits again."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # but for the network's products, if it is told so
+    if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may differ from run to run
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a launch for each new tensor

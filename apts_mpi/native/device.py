@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from apts_mpi.native.extension import compiled_module
+
+
+@cache
+def refused(index: int) -> str:
+    """Why the GPU ``index`` starts no kernel, or empty: the driver may be older than the run time, or no code may be there for it."""
+    try:
+        square(torch.ones(1, device=f"cuda:{index}"))
+    except RuntimeError as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
 
 
 def observe_(memory: Tensor, used: int, spare: int, grad: Tensor, grad_new: Tensor) -> Tensor:

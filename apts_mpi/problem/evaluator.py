@@ -70,7 +70,7 @@ class Evaluator:
                 losses = self.loss(self.flat.forward(inputs), targets)
             total = total + losses.detach().double().sum()
             if wanted:
-                with watch if watch is not None and start + step >= rows.stop else nullcontext():
+                with watch if watch is not None and start + step >= rows.stop else nullcontext(), self.flat.forward.products():
                     torch.autograd.backward(losses, torch.full_like(losses, weight))
         return total * weight
 
@@ -79,5 +79,6 @@ class Evaluator:
         self.flat.point(theta, None)
         inputs, targets = data.take(rows)
         losses = self.loss(self.flat.forward(inputs), targets)
-        self.flat.write_gradient_(grad, losses, weight)
+        with self.flat.forward.products():
+            self.flat.write_gradient_(grad, losses, weight)
         return losses

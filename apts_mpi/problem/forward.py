@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,21 @@ from torch import Tensor, nn
 from apts_mpi.config import ModelConfig
 
 
+@contextmanager
+def _tf32() -> Iterator[None]:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 class Forward:
     """The outputs of ``module`` in ``dtype``, as ``model.precision``, ``model.compile`` and ``model.channels_last`` have it.
 
-    bf16: autocast, that is products in bfloat16 of 8 bits, parameters, sums over samples and gradients in ``dtype``. tf32 is a matter of
-    the process (``train``). A network that torch.compile cannot do is evaluated as it is, after a warning.
+    bf16: autocast, that is products in bfloat16 of 8 bits, parameters, sums over samples and gradients in ``dtype``. tf32: in the
+    network's products alone, so whoever makes a backward pass does so within ``products``. A network that torch.compile cannot do is
+    evaluated as it is, after a warning.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, config: ModelConfig) -> None:
@@ -33,8 +43,12 @@ class Forward:
             outputs = self._outputs(inputs)
         return outputs.to(self._dtype)
 
+    def products(self) -> AbstractContextManager[object]:
+        """Around a backward pass, as here around the forward pass: TF32 on a GPU, if it is wanted, and never for the solver's products."""
+        return _tf32() if self._config.precision == "tf32" else nullcontext()
+
     def _numbers(self, device: str) -> AbstractContextManager[object]:
-        return torch.autocast(device, torch.bfloat16) if self._config.precision == "bf16" else nullcontext()
+        return torch.autocast(device, torch.bfloat16) if self._config.precision == "bf16" else self.products()
 
     def _outputs(self, inputs: Tensor) -> Tensor:
         if self._compiled is not None:

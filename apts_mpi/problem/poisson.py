@@ -71,7 +71,7 @@ class Poisson(nn.Module):
         """-Laplace u(x), shape (B,): -(b Laplace v + 2 grad b . grad v + v Laplace b)."""
         value, grad, laplacian = (part.squeeze(-1) for part in self.network.with_derivatives(x))
         factor, slope = 4 * x * (1 - x), 4 - 8 * x
-        others = torch.stack([factor[:, [j for j in range(x.shape[1]) if j != k]].prod(1) for k in range(x.shape[1])], 1)
+        others = torch.stack([torch.cat([factor[:, :k], factor[:, k + 1 :]], 1).prod(1) for k in range(x.shape[1])], 1)
         b, grad_b, laplacian_b = factor.prod(1), slope * others, -8 * others.sum(1)
         return -(b * laplacian + 2 * (grad_b * grad).sum(1) + value * laplacian_b)
 

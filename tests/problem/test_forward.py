@@ -10,8 +10,12 @@ import torch
 from torch import nn
 
 from apts_mpi.config import ModelConfig
+from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.forward import Forward
+from apts_mpi.problem.losses import resolve_loss
+from apts_mpi.problem.objective import DataObjective, plan
+from apts_mpi.problem.samples import Samples
 
 CPU = torch.device("cpu")
 
@@ -66,6 +70,41 @@ def test_a_network_that_cannot_be_compiled_is_evaluated_as_it_is(monkeypatch: py
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(found, forward(inputs))
+
+
+def test_tf32_is_for_the_products_of_the_network_alone() -> None:
+    """The switch of torch is on in both passes of the network and off after them, where the solver forms inner products."""
+    seen = list[bool]()
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, inputs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            seen.append(torch.backends.cuda.matmul.allow_tf32)
+            return inputs.clone()
+
+        @staticmethod
+        def backward(ctx: object, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            seen.append(torch.backends.cuda.matmul.allow_tf32)
+            return grad
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = Watched.apply(self.layer(inputs))
+            return out
+
+    flat = FlatModel(Network(), torch.float32, CPU, ModelConfig(precision="tf32"))
+    held = Samples([range(4)], torch.ones(4, 3), torch.arange(4) % 2, dtype=torch.float32, device=CPU)
+    objective = DataObjective(Evaluator(flat, resolve_loss("cross_entropy"), held), plan(4, 1, batch=0, overlap=0.0, seed=0), range(1), 1)
+    objective.select(0, 0)
+    theta = flat.initial()
+    objective.subdomains[0].owned(theta, torch.zeros_like(theta))
+    seen.clear()  # how much a sample keeps was measured first
+    objective.subdomains[0].owned(theta, torch.zeros_like(theta))
+    assert seen == [True, True] and not torch.backends.cuda.matmul.allow_tf32
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])

@@ -75,6 +75,17 @@ def test_a_recording_that_fails_is_told_and_left() -> None:
     assert len(told) == 2 and torch.equal(theta, plain) and counts == wanted  # of evaluations, and of sweeps
 
 
+def test_where_there_is_no_room_to_compare_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: object) -> list[float]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(recording, "_lengths", full)
+    with pytest.warns(UserWarning, match="step by step, not by CUDA graphs: CUDA out of memory"):
+        theta, counts = run(Played(), 0)
+    plain, wanted = run(None, 0)
+    assert torch.equal(theta, plain) and counts == wanted
+
+
 def test_a_recording_that_gives_another_step_is_told_and_left() -> None:
     fast, _ = solver(settings("default"), 2)
     record = Played(lambda: fast._steps[0].mul_(1.1))

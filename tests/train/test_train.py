@@ -550,6 +550,6 @@ def test_a_gpu_is_told_to_compute_in_float32(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what the code sets is undone
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-    sys.modules["apts_mpi.train"]._prepare_gpu(Config())
+    sys.modules["apts_mpi.train"]._prepare_gpu(Config().run)
     assert asked == [True] and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert not torch.backends.cudnn.allow_tf32

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from apts_mpi.native import extension, kernels, small, twins
+from apts_mpi.native import device, extension, kernels, small, twins
 
 NEEDED = pytest.mark.skipif(extension.extension() is None, reason=f"kernels: {extension.state()}")
 DTYPES = (torch.float32, torch.float64)
@@ -193,6 +194,28 @@ def test_a_step_is_as_long_as_asked_for(dtype: torch.dtype) -> None:
     assert bool(torch.isfinite(point).all())
     with pytest.raises(ValueError, match="two vectors of one length"):
         kernels.advance_(point, direction[1:], torch.tensor(0.25, dtype=dtype), kernels.square(direction))
+
+
+def test_twins_serve_a_gpu_that_starts_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a driver that is older than the run time of the kernels; asked once for each GPU."""
+    asked = list[torch.device]()
+
+    def square(vector: torch.Tensor) -> torch.Tensor:
+        asked.append(vector.device)
+        raise RuntimeError("square_cuda_: CUDA driver version is insufficient for CUDA runtime version\nmore of it")
+
+    monkeypatch.setattr(torch, "ones", lambda count, device: SimpleNamespace(device=device))
+    monkeypatch.setattr(device, "square", square)
+    monkeypatch.setattr(kernels, "extension", lambda: SimpleNamespace(cuda=True))
+    gpu = torch.device("cuda", 3)
+    like = SimpleNamespace(dtype=torch.float32, numel=lambda: 4, device=gpu, is_cuda=True)
+    device.refused.cache_clear()
+    try:
+        assert not kernels.compiled(like) and not kernels.compiled(like)  # type: ignore[arg-type]
+        assert kernels.refused(gpu) == "square_cuda_: CUDA driver version is insufficient for CUDA runtime version"
+        assert asked == ["cuda:3"] and kernels.refused(torch.device("cpu")) == ""
+    finally:
+        device.refused.cache_clear()
 
 
 @pytest.mark.skipif(not getattr(extension.extension(), "cuda", False), reason="kernels without CUDA")
