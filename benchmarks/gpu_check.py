@@ -7,7 +7,7 @@ Same: 20 outer iterations in float64 on the CPU and on the device take and refus
 rounding, which grows. Waits: how often an outer iteration of the sweep and of L-SR1 stops for the device. Leaks: device memory at its
 peak after 10 and after 25 iterations. Graph: evaluations and sweeps replayed from CUDA graphs against step by step. Formats: TF32,
 bfloat16 and torch.compile. Cost: an outer iteration against its gradient evaluations replayed from one CUDA graph, n = 535,818 (bar
-1.25); L-SR1 against copies at n = 25 M (bar 75 %); ranks that share the device (bar 0.9 of one rank's rate).
+1.25); L-SR1 against copies at n = 25 M (bar 75 %); ranks that share the device (bar 0.9 of one rank's rate). Each check is a process.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import gc
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -193,9 +195,8 @@ def graph(device: str) -> Facts:
         # In minibatches whose sizes differ, too: 4,999 samples of two subdomains by 1,000.
         cases = [(name, batch, samples) for name in PRESETS for batch, samples in ((0, 2000), (1000, 4999))]
         apart = {}
-        for name, batch, samples in cases:
-            long = EARLY if batch == 0 else ITERATIONS
-            ended = [run(name, device, long, "float64", samples, recorded, batch) for recorded in (True, False)]
+        for name, batch, samples in cases:  # long enough for sweeps of several ranks of the metric to be replayed
+            ended = [run(name, device, ITERATIONS, "float64", samples, recorded, batch) for recorded in (True, False)]
             apart[f"{name}, {batch or samples}"] = distance(*ended)
     warned = sorted({str(one.message) for one in told if "CUDA graph" in str(one.message)})
     return {"time_to_step_by_step": statistics.median(ratios), "interval": interval(ratios), "theta_apart": apart, "warned": warned,
@@ -229,7 +230,7 @@ def bandwidth(device: str, n: int = 25_000_000, memory: int = 10) -> Facts:
     return {"n": n, "memory": memory, "share_of_copy": share, "interval": interval(shares), "bar": BAR_COPY, "met": share >= BAR_COPY}
 
 
-def shared() -> Facts:
+def shared(_device: str) -> Facts:
     """Samples a second of 2 and 4 ranks on one GPU against one rank: the same training, more hands."""
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -246,41 +247,70 @@ def shared() -> Facts:
             "met": min(rates.values()) >= BAR_SHARED}  # fmt: skip
 
 
+CHECKS: dict[str, Callable[[str], Facts]] = {
+    "same": same, "waits": waits, "leaks": leaks, "graph": graph, "formats": formats, "step": step, "bandwidth": bandwidth,
+    "shared": shared,
+}  # fmt: skip
+WITHOUT_GPU = ("same",)
+
+
+def checked(name: str, device: str, within: float) -> Facts:
+    """One check in a process of its own, since a kernel that fails leaves a device that refuses all that comes after."""
+    command = [sys.executable, __file__, "--device", device, "--alone", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            out, complaints = process.communicate(timeout=within)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with the ranks that it may have started
+            return {"error": f"not over after {within:.0f} s (--within)", "met": False}
+    if process.returncode or not out:
+        return {"error": f"ended with {process.returncode}: {complaints.strip()[-500:]}", "met": False}
+    found: Facts = json.loads(out.splitlines()[-1])
+    return found
+
+
+def alone(name: str, device: str) -> int:
+    """The check itself; its figures are the last line of the output."""
+    try:
+        found = CHECKS[name](device)
+    except Exception as error:  # whatever it is, the other checks are worth having
+        traceback.print_exc()
+        found = {"error": f"{type(error).__name__}: {error}", "met": False}
+    print(json.dumps(found))
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--out", type=Path, help="where to write all figures as JSON, with their provenance")
-    parser.add_argument("--only", nargs="*", default=[], help="some of: same waits leaks graph formats step bandwidth shared")
+    parser.add_argument("--out", type=Path, help="where to write all figures as JSON, with their provenance, after every check")
+    parser.add_argument("--only", nargs="+", default=list(CHECKS), choices=list(CHECKS), metavar="CHECK", help=", ".join(CHECKS))
+    parser.add_argument("--within", type=float, default=240.0, help="seconds that a check may take [%(default)g]")
+    parser.add_argument("--alone", choices=list(CHECKS), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     gpu = asked.device.startswith("cuda")
     if gpu and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; a trial of the script: --device cpu")
-    checks: dict[str, Callable[[], Facts]] = {"same": lambda: same(asked.device)}
-    if gpu:
-        checks |= {"waits": lambda: waits(asked.device), "leaks": lambda: leaks(asked.device),
-                   "graph": lambda: graph(asked.device), "formats": lambda: formats(asked.device), "step": lambda: step(asked.device),
-                   "bandwidth": lambda: bandwidth(asked.device), "shared": shared}  # fmt: skip
-    found, fallen = dict[str, Facts](), list[str]()
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    seconds = dict[str, float]()
-    for name in [name for name in checks if not asked.only or name in asked.only]:
+    if asked.alone:
+        return alone(asked.alone, asked.device)
+    known: Facts = {
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"), "device": torch.cuda.get_device_name() if gpu else asked.device,
+        "cuda": torch.version.cuda, "hip": torch.version.hip, "load": os.getloadavg(), **origin(), "seconds": {}, "results": {},
+    }  # fmt: skip
+    fallen = list[str]()
+    for name in asked.only:
+        if not gpu and name not in WITHOUT_GPU:
+            continue
         begun = time.perf_counter()
-        try:
-            found[name] = checks[name]()
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:  # the other checks are worth having
-            found[name] = {"error": f"{type(error).__name__}: {error}", "met": False}
-        seconds[name] = round(time.perf_counter() - begun, 1)
-        parts = {name: found[name]} if "met" in found[name] else {f"{name}, {part}": facts for part, facts in found[name].items()}
+        found = known["results"][name] = checked(name, asked.device, asked.within)
+        known["seconds"][name] = round(time.perf_counter() - begun, 1)
+        parts = {name: found} if "met" in found else {f"{name}, {part}": facts for part, facts in found.items()}
         for label, facts in parts.items():
             fallen += [] if facts["met"] else [label]
             told = json.dumps({key: value for key, value in facts.items() if key != "met"})
             print(f"{'holds ' if facts['met'] else 'FAILED'}  {label}: {told}", flush=True)
-    if asked.out:
-        facts = {
-            "started_utc": started, "device": torch.cuda.get_device_name() if gpu else asked.device, "cuda": torch.version.cuda,
-            "hip": torch.version.hip, "load": os.getloadavg(), "seconds": seconds, **origin(),
-        }  # fmt: skip
-        asked.out.write_text(json.dumps({**facts, "results": found}, indent=1) + "\n", encoding="utf-8")
+        if asked.out:
+            asked.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return int(bool(fallen))
 
 

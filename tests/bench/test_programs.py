@@ -169,3 +169,11 @@ def test_rules_of_the_published_code_let_the_summed_step_leave_the_radius(tmp_pa
     assert found["paper"]["farthest"] < 1.001 and found["value"]["farthest"] < 1.001
     assert 1.5 < found["long"]["farthest"] <= 10.001 and 1.5 < found["both"]["farthest"] <= 10.001  # nu N = 10
     assert found["value"]["loss"] != found["paper"]["loss"]
+
+
+def test_a_check_of_the_gpu_that_does_not_end_is_ended_and_kept(tmp_path: Path) -> None:
+    command = [sys.executable, str(PROGRAMS / "gpu_check.py"), "--device", "cpu", "--within", "1", "--out", str(tmp_path / "gpu.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "not over after 1 s" in done.stdout
+    kept = json.loads((tmp_path / "gpu.json").read_text())
+    assert not kept["results"]["same"]["met"] and kept["versions"]["torch"]
