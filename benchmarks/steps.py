@@ -38,6 +38,7 @@ CASES: dict[str, Callable[..., Config]] = {
     "apts-first-5": lambda **more: preset("lsr1", local={"iters": 5}, global_step={"solver": "first"}, **more),
     "lsr1": lambda **more: preset("lsr1", **more),
     "sweep": lambda **more: preset("default", **more),
+    **{f"sweep-N{N}": lambda N=N, **more: preset("default", solver={"subdomains": N}, **more) for N in (1, 2, 4, 8, 16, 32)},
     "sweep-chunks": lambda **more: preset("default", local={"chunk": 1, "chunks_max": CHUNKS}, **more),
     "sgd": lambda **more: preset("default", "sgd", **more),
     "overlapped": lambda **more: preset("default", "sgd", baseline={"overlap": True}, **more),

@@ -177,3 +177,11 @@ def test_a_check_of_the_gpu_that_does_not_end_is_ended_and_kept(tmp_path: Path) 
     assert done.returncode == 1 and "not over after 1 s" in done.stdout
     kept = json.loads((tmp_path / "gpu.json").read_text())
     assert not kept["results"]["same"]["met"] and kept["versions"]["torch"]
+
+
+def test_what_many_subdomains_cost_is_measured_in_turn(tmp_path: Path) -> None:
+    words = ["--ranks", "1", "--shape", "mnist", "--samples", "64", "--rounds", "1", "--out", str(tmp_path / "found.json")]
+    command = [sys.executable, str(PROGRAMS / "subdomains.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    (line,) = json.loads((tmp_path / "found.json").read_text())["lines"]
+    assert line["N"] == [1, 16] and line["ratio"] > 1 and done.returncode == int(not line["met"]), done.stderr
