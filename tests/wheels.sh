@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The wheel without a compiler, with a C++ compiler and with a CUDA compiler, where there is one: bash tests/wheels.sh   (the first python3 on PATH; asks the package index)
+# The wheel without a compiler, with a C++ compiler and with a CUDA compiler, where there is one: bash tests/wheels.sh [FOLDER]
+# Uses the first python3 on PATH and asks the package index. FOLDER: where to leave what each build said, and which kernels the wheel serves.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+logs=${1:+$(mkdir -p -- "$1" && cd -- "$1" && pwd -P)}
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
@@ -9,12 +11,25 @@ wheel() { # wheel NAME: from a copy of what is tracked or would be, so that no b
     mkdir -- "$work/$1"
     (cd -- "$root" && tar cf - --exclude='*.so' --exclude=__pycache__ pyproject.toml setup.cfg CMakeLists.txt README.md LICENSE apts_mpi) |
         tar xf - -C "$work/$1"
-    python3 -m pip wheel -q --disable-pip-version-check --no-input --no-deps -w "$work/$1/wheels" "$work/$1"
+    local log=$work/$1/log
+    python3 -m pip wheel -v --disable-pip-version-check --no-input --no-deps -w "$work/$1/wheels" "$work/$1" >"$log" 2>&1 ||
+        { cat -- "$log" >&2; exit 1; }
     python3 -m zipfile -e "$work/$1"/wheels/apts_mpi-*.whl "$work/$1/content"
 }
 
 state() { # state NAME [VARIABLE=VALUE]: which kernels that wheel serves
     (cd -- "$work/$1/content" && env "${2:-APTS_NATIVE=}" python3 -c 'from apts_mpi.native.extension import state; print(state())')
+}
+
+told() { # told NAME COMPILERS: keep the log, without the folders of this machine
+    [ -n "$logs" ] || return 0
+    {
+        echo "compilers: $2"
+        sed -E -e "s#$work/$1#.#g" -e 's#/[^ ]*/(pip-[^ /]*|overlay|tmp[^ /]*)#...#g' "$work/$1/log" |
+            grep -E '^ *(--|\*\*\*|\[[0-9]+/[0-9]+\]|Successfully|Created wheel|Building wheel|.*error|.*warning)' | grep -v /nanobind/src/ || true
+        (cd -- "$work/$1/content" && find apts_mpi/native -name '_kernels*' -printf '%P, %s bytes\n')
+        echo "apts_mpi.native.extension.state(): $(state "$1")"
+    } >"$logs/$1.txt"
 }
 
 expect() { # expect WORDS FOUND
@@ -23,15 +38,18 @@ expect() { # expect WORDS FOUND
 
 CXX=$work/none wheel without
 expect "nothing was compiled" "$(state without)"
+told without none
 [ ! -e "$work/without/content/apts_mpi/native/src" ] || { echo "sources of kernels in the wheel" >&2; exit 1; }
 if command -v -- "${CXX:-c++}" >/dev/null; then
     CUDACXX=$work/none wheel with
     expect "compiled, " "$(state with)"
+    told with "$("${CXX:-c++}" --version | head -n 1)"
     expect "APTS_NATIVE=0" "$(state with APTS_NATIVE=0)"
     case $(state with) in *CUDA*) echo "kernels for GPUs without a CUDA compiler" >&2; exit 1 ;; esac
     if command -v -- "${CUDACXX:-nvcc}" >/dev/null; then
         wheel cuda
         expect ", CUDA" "$(state cuda)"
+        told cuda "$("${CXX:-c++}" --version | head -n 1); $("${CUDACXX:-nvcc}" --version | grep release)"
         if ldd "$work"/cuda/content/apts_mpi/native/_kernels.*.so | grep -E 'libcudart|libtorch|libmpi'; then
             echo "the kernels need a library that users may not have" >&2
             exit 1
