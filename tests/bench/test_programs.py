@@ -185,3 +185,12 @@ def test_what_many_subdomains_cost_is_measured_in_turn(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     (line,) = json.loads((tmp_path / "found.json").read_text())["lines"]
     assert line["N"] == [1, 16] and line["ratio"] > 1 and done.returncode == int(not line["met"]), done.stderr
+
+
+def test_pieces_and_layouts_are_timed_in_turn(tmp_path: Path) -> None:
+    words = ["--samples", "32", "--pieces", "16", "--repeats", "1", "--out", str(tmp_path / "found.json")]
+    command = [sys.executable, str(PROGRAMS / "passes.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    cases = [line["case"] for line in json.loads((tmp_path / "found.json").read_text())["lines"]]
+    assert {"mnist, pieces of 16", "mnist, pieces of 32", "resnet, channels last"} <= set(cases)
