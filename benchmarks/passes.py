@@ -59,7 +59,7 @@ def in_turn(runs: Mapping[str, Callable[[], None]], base: str, repeats: int, dev
     """Milliseconds of each, and its ratio to ``base``."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
-        for name in runs if repeat % 2 else reversed(runs):
+        for name in list(runs) if repeat % 2 else list(runs)[::-1]:
             ms = clock(runs[name], device)
             taken[name] += [ms] if repeat else []
     found = []
