@@ -197,5 +197,6 @@ def measure(problem: Problem, peak: bool) -> Arithmetic:
     """
     with first_samples():
         gradient, value = flops.count(problem.flat, problem.loss, problem.objective.samples, problem.theta)
-    reached = flops.measured_peak(problem.theta.dtype, problem.theta.device) if peak else math.nan
+    with problem.flat.forward.products():  # as the network's own
+        reached = flops.measured_peak(problem.theta.dtype, problem.theta.device) if peak else math.nan
     return Arithmetic(gradient, value, reached)

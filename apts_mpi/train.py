@@ -183,7 +183,9 @@ def _watched(
 def _arithmetic(device: torch.device, threads: int, transport: str) -> str:
     """What the last bits depend on. Each rank computes the global step for itself: with other arithmetic it would end elsewhere."""
     words = [device.type, f"{threads} threads", torch.backends.cpu.get_cpu_capability()]
-    words += [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)  # not its name: those with more memory compute the same
+        words.append(f"compute capability {gpu.major}.{gpu.minor}, {gpu.multi_processor_count} multiprocessors")
     words += [f"kernels {extension.state()}"] if extension.extension() is not None else []
     words += ["torch twins on the GPU"] if kernels.refused(device) else []
     words += [f"sums by {transport}"] if transport != "host" else []

@@ -263,6 +263,9 @@ def checked(name: str, device: str, within: float) -> Facts:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # with the ranks that it may have started
             return {"error": f"not over after {within:.0f} s (--within)", "met": False}
+        except BaseException:  # Ctrl-C, SIGTERM: it has a session of its own
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     if process.returncode or not out:
         return {"error": f"ended with {process.returncode}: {complaints.strip()[-500:]}", "met": False}
     found: Facts = json.loads(out.splitlines()[-1])
@@ -291,6 +294,7 @@ def main() -> int:
     gpu = asked.device.startswith("cuda")
     if gpu and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; a trial of the script: --device cpu")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if asked.alone:
         return alone(asked.alone, asked.device)
     known: Facts = {
@@ -298,9 +302,10 @@ def main() -> int:
         "cuda": torch.version.cuda, "hip": torch.version.hip, "load": os.getloadavg(), **origin(), "seconds": {}, "results": {},
     }  # fmt: skip
     fallen = list[str]()
-    for name in asked.only:
-        if not gpu and name not in WITHOUT_GPU:
-            continue
+    wanted = [name for name in asked.only if gpu or name in WITHOUT_GPU]
+    if not wanted:
+        parser.error(f"--only {' '.join(asked.only)}: needs a GPU")
+    for name in wanted:
         begun = time.perf_counter()
         found = known["results"][name] = checked(name, asked.device, asked.within)
         known["seconds"][name] = round(time.perf_counter() - begun, 1)

@@ -101,7 +101,7 @@ def line(rule: str, problem: str, order: str, subdomains: int, asked: argparse.N
         sys.exit(f"published_rules: {rule} {case.name} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")
     end = curve.cut(case.until)
     return {"rule": rule, "order": order, "subdomains": subdomains, "accuracy": end["accuracy"], "passes": end["passes"],
-            "loss": float(curve.loss[-1]), "farthest": curve.farthest, "iterations": end["iterations"]}  # fmt: skip
+            "loss_before_last": float(curve.loss[-1]), "farthest": curve.farthest, "iterations": end["iterations"]}  # fmt: skip
 
 
 def main() -> int:
@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a JSON file with the lines and what made them")
     asked = parser.parse_args()
     published = read_published(asked.published) if asked.published else {}
-    lines = []
+    lines, made_by = list[dict[str, Any]](), origin()
     for order in ORDERS:
         for subdomains in SUBDOMAINS:
             for rule in RULES:
@@ -129,10 +129,10 @@ def main() -> int:
                 beside = after(published.get(series_name(asked.problem, order, subdomains)), asked.epochs)
                 found |= dict(zip(("published_least", "published_largest", "published"), beside, strict=True))
                 print(WORDS.format(**found), flush=True)
-                lines.append(found)
-    if asked.out:
-        asked.out.write_text(json.dumps({"made_by": origin(), "problem": asked.problem, "epochs": asked.epochs, "seed": asked.seed,
-                                         "lines": lines}, indent=1) + "\n", encoding="utf-8")  # fmt: skip
+                lines.append({name: None if value != value else value for name, value in found.items()})  # JSON has no nan
+                if asked.out:
+                    known = {"made_by": made_by, "problem": asked.problem, "epochs": asked.epochs, "seed": asked.seed, "lines": lines}
+                    asked.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # The wheel without a compiler, with a C++ compiler and with a CUDA compiler, where there is one: bash tests/wheels.sh [FOLDER]
-# Uses the first python3 on PATH and asks the package index. FOLDER: where to leave what each build said, and which kernels the wheel serves.
+# Uses the first python3 on PATH and asks the package index. FOLDER: where to leave what each build said, and
+# which kernels the wheel serves.
 set -euo pipefail
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 logs=${1:+$(mkdir -p -- "$1" && cd -- "$1" && pwd -P)}
+[ -z "$logs" ] || rm -f -- "$logs"/{without,with,cuda}.txt
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
@@ -24,9 +26,10 @@ state() { # state NAME [VARIABLE=VALUE]: which kernels that wheel serves
 told() { # told NAME COMPILERS: keep the log, without the folders of this machine
     [ -n "$logs" ] || return 0
     {
+        echo "commit: $(git -C "$root" describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)"
         echo "compilers: $2"
-        sed -E -e "s#$work/$1#.#g" -e 's#/[^ ]*/(pip-[^ /]*|overlay|tmp[^ /]*)#...#g' "$work/$1/log" |
-            grep -E '^ *(--|\*\*\*|\[[0-9]+/[0-9]+\]|Successfully|Created wheel|Building wheel|.*error|.*warning)' | grep -v /nanobind/src/ || true
+        grep -v /nanobind/src/ "$work/$1/log" | sed -E -e "s#$work/$1#.#g" -e 's#(^|[ "])/[^ ]*/#\1#g' |
+            grep -E '^ *(--|\*\*\*|\[[0-9]+/[0-9]+\]|Successfully|Created wheel|Building wheel|.*error|.*warning)' || true
         (cd -- "$work/$1/content" && find apts_mpi/native -name '_kernels*' -printf '%P, %s bytes\n')
         echo "apts_mpi.native.extension.state(): $(state "$1")"
     } >"$logs/$1.txt"

@@ -16,6 +16,8 @@ def refused(index: int) -> str:
     """Why the GPU ``index`` starts no kernel, or empty: the driver may be older than the run time, or no code may be there for it."""
     try:
         square(torch.ones(1, device=f"cuda:{index}"))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ""

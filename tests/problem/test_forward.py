@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from apts_mpi.config import ModelConfig
+from apts_mpi.problem import evaluator
 from apts_mpi.problem.evaluator import Evaluator
 from apts_mpi.problem.flat import FlatModel
 from apts_mpi.problem.forward import Forward
@@ -72,7 +73,7 @@ def test_a_network_that_cannot_be_compiled_is_evaluated_as_it_is(monkeypatch: py
         assert torch.equal(found, forward(inputs))
 
 
-def test_tf32_is_for_the_products_of_the_network_alone() -> None:
+def test_tf32_is_for_the_products_of_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The switch of torch is on in both passes of the network and off after them, where the solver forms inner products."""
     seen = list[bool]()
 
@@ -99,12 +100,13 @@ def test_tf32_is_for_the_products_of_the_network_alone() -> None:
     flat = FlatModel(Network(), torch.float32, CPU, ModelConfig(precision="tf32"))
     held = Samples([range(4)], torch.ones(4, 3), torch.arange(4) % 2, dtype=torch.float32, device=CPU)
     objective = DataObjective(Evaluator(flat, resolve_loss("cross_entropy"), held), plan(4, 1, batch=0, overlap=0.0, seed=0), range(1), 1)
+    monkeypatch.setitem(evaluator.PIECE, "cpu", 2)  # the first piece is written into the gradient, the second added to it
     objective.select(0, 0)
     theta = flat.initial()
     objective.subdomains[0].owned(theta, torch.zeros_like(theta))
     seen.clear()  # how much a sample keeps was measured first
     objective.subdomains[0].owned(theta, torch.zeros_like(theta))
-    assert seen == [True, True] and not torch.backends.cuda.matmul.allow_tf32
+    assert seen == 4 * [True] and not torch.backends.cuda.matmul.allow_tf32
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])

@@ -75,15 +75,29 @@ def test_a_recording_that_fails_is_told_and_left() -> None:
     assert len(told) == 2 and torch.equal(theta, plain) and counts == wanted  # of evaluations, and of sweeps
 
 
-def test_where_there_is_no_room_to_compare_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(tensors: object) -> list[float]:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+@pytest.mark.parametrize("room", [0, 1])
+def test_where_there_is_no_room_to_compare_nothing_is_recorded(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copies of the results, of which there may be room for some, are what may not fit."""
+    clone, left = torch.Tensor.clone, [room]
 
-    monkeypatch.setattr(recording, "_lengths", full)
+    def full(tensor: torch.Tensor) -> torch.Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return clone(tensor)
+
+    played, results = Played(), [torch.zeros(3), torch.zeros(3)]
+    these = Recordings(played)
+
+    def work() -> None:
+        for result in results:
+            result.add_(1)
+
+    these.run("once", work, *results)
+    monkeypatch.setattr(torch.Tensor, "clone", full)
     with pytest.warns(UserWarning, match="step by step, not by CUDA graphs: CUDA out of memory"):
-        theta, counts = run(Played(), 0)
-    plain, wanted = run(None, 0)
-    assert torch.equal(theta, plain) and counts == wanted
+        these.run("once", work, *results)
+    assert not these.active and played.recorded == 0 and all(torch.equal(result, torch.full((3,), 2.0)) for result in results)
 
 
 def test_a_recording_that_gives_another_step_is_told_and_left() -> None:
