@@ -40,7 +40,7 @@ def measure(comm: Communicator, largest: int, plan: Plan) -> dict[str, Any]:
 def _compare(comm: Communicator, nbytes: int, plan: Plan) -> dict[str, Any]:
     """A message whose buffer has ``nbytes`` in all; the flags word is part of it."""
     message = checked(comm.plan(max(1, nbytes // 4 - len(Flag)), torch.float32, torch.device("cpu"), []))
-    raw = raw_sum(comm, len(message.host), message.host.dtype)
+    raw = raw_sum(comm, message.host)
     once = clock(comm, raw, calls=3)
     calls = min(CALLS_MAX, max(1, math.ceil(BLOCK / once)))
     return {"bytes": message.host.nbytes, "calls": calls, **in_turn(comm, lambda: comm.sum_(message), raw, plan, calls)}

@@ -141,7 +141,7 @@ def measure(comm: Communicator, config: Config, shape: tuple[int, ...], samples:
     """Outer iterations on the random data of ``build``, each with its floor; every rank calls."""
     rig, dtype = build(comm, config, shape, samples), config.model.dtype
     twin = build_model(config.model, shape, CLASSES, config.run.seed).to(getattr(torch, dtype))
-    reduce = raw_sum(comm, rig.n_params, np.dtype(dtype))
+    reduce = raw_sum(comm, np.zeros(rig.n_params, dtype))
     bare = Bare(twin, resolve_loss(config.model.loss), rig.inputs[:samples], rig.targets[:samples], reduce, rig.piece)
     found = _run(comm, rig, bare, plan)
     table = timing.table(comm.gather(rig.timers.row()))

@@ -12,7 +12,9 @@ finite or not below 2^71. Values of at least 2^-68 in size lose no bit.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     Cells = np.ndarray[Any, np.dtype[Any]]
 
 TERMS_MAX = (2**24 - 1) // 255  # beyond it a sum of digits is not exact in float32
+HUGE_PAGE = 2**21  # bytes
 _POINT = 120  # bits behind the binary point
 _SHIFT = 1 << (8 * DIGITS - 1)
 _LIMIT = math.ldexp(1.0, 8 * DIGITS - 1 - _POINT)
@@ -86,7 +89,8 @@ class FlatMessage:
             raise ValueError(f"scalar names must differ, got {', '.join(scalars)}")
         tail = LANE * len(scalars) + len(Flag)
         self._cuda = device.type == "cuda"
-        buffer = torch.zeros(n_params * staged + tail, dtype=dtype, pin_memory=self._cuda)
+        count = n_params * staged + tail
+        buffer = torch.zeros(count, dtype=dtype, pin_memory=True) if self._cuda else torch.from_numpy(_zeros(count, str(dtype)[6:]))
         self.n_params, self.staged = n_params, staged
         self.reduce: Callable[[Any], None] = lambda cells: None  # set by plan: the sum over the ranks of what ``fetch`` gives
         self.host: Cells = buffer.numpy()
@@ -147,7 +151,7 @@ class FlatMessage:
         if vector and not self.staged:
             to_host_(self._beside, self.whole[self.n_params :])
         self._sums[:] = self._tail
-        self._tail[:] = 0.0
+        self._tail.fill(0.0)
         if vector and self.staged and self._cuda:
             self.vector.copy_(self.whole[: self.n_params], non_blocking=True)
 
@@ -155,6 +159,19 @@ class FlatMessage:
         if name not in self._lanes:
             raise KeyError(f"the message has no scalar {name!r}; planned: {', '.join(self._lanes) or 'none'}")
         return self._lanes[name]
+
+
+def _zeros(count: int, dtype: str) -> Cells:
+    """Zeros; long ones in huge pages if Linux has them, since ranks of a node copy from each other page by page."""
+    nbytes = count * np.dtype(dtype).itemsize
+    if nbytes < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(count, dtype)
+    pages = mmap.mmap(-1, nbytes + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    room = np.frombuffer(pages, np.uint8)
+    start = -room.ctypes.data % HUGE_PAGE
+    return room[start : start + nbytes].view(dtype)
 
 
 def to_host_(host: Tensor, vector: Tensor) -> None:

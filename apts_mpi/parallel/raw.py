@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
+
     from apts_mpi.contracts import Communicator
 
+    Cells = np.ndarray[Any, np.dtype[Any]]
 
-def raw_sum(comm: Communicator, length: int, dtype: np.dtype[Any]) -> Callable[[], object]:
-    """One in-place MPI_Allreduce of ``length`` zeros, planned; nothing at one rank without MPI. Every rank calls both.
+
+def raw_sum(comm: Communicator, cells: Cells) -> Callable[[], object]:
+    """One in-place MPI_Allreduce of ``cells``, planned; nothing at one rank without MPI. Every rank calls both.
 
     TypeError for any other communicator, which might do more.
     """
@@ -25,5 +27,5 @@ def raw_sum(comm: Communicator, length: int, dtype: np.dtype[Any]) -> Callable[[
         raise TypeError(f"raw_sum takes the communicator that launch.start gave, got {type(comm).__name__}")
     from mpi4py import MPI
 
-    cells, bare = np.zeros(length, dtype), comm.comm
+    bare = comm.comm
     return lambda: bare.Allreduce(MPI.IN_PLACE, cells)

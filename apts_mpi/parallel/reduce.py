@@ -36,6 +36,9 @@ class MpiReducer:
         self._comm, self._limit, self._in_place = comm, count_limit, MPI.IN_PLACE
 
     def __call__(self, cells: Any) -> None:
+        if len(cells) <= self._limit:
+            self._comm.Allreduce(self._in_place, cells)
+            return
         for start in range(0, len(cells), self._limit):
             self._comm.Allreduce(self._in_place, cells[start : start + self._limit])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,11 +15,17 @@ if TYPE_CHECKING:
     from apts_mpi.parallel.message import FlatMessage
 
 
-def checked(message: Message) -> FlatMessage:
-    """``message`` if ``plan`` made it, else TypeError: only planned buffers cross the wire."""
+@cache
+def _planned() -> type[FlatMessage]:
+    """What plan() makes: imported late, since it loads numpy, and once, since a sum takes microseconds."""
     from apts_mpi.parallel.message import FlatMessage
 
-    if not isinstance(message, FlatMessage):
+    return FlatMessage
+
+
+def checked(message: Message) -> FlatMessage:
+    """``message`` if ``plan`` made it, else TypeError: only planned buffers cross the wire."""
+    if not isinstance(message, _planned()):
         raise TypeError(f"sum_ takes a message made by plan(), got {type(message).__name__}")
     return message
 

@@ -156,12 +156,12 @@ def test_an_emulated_run_ends_at_the_same_parameters() -> None:
 
 def test_raw_sums_are_bare() -> None:
     if SIZE == 1:
-        raw_sum(SerialCommunicator(), 5, np.dtype(np.float32))()
+        raw_sum(SerialCommunicator(), np.zeros(5, np.float32))()
     comm = MpiCommunicator(WORLD)
-    raw_sum(comm, 5, np.dtype(np.float32))()
+    raw_sum(comm, np.zeros(5, np.float32))()
     everywhere(comm.messages == 0)
     with pytest.raises(TypeError, match="launch.start"):
-        raw_sum(WrappedCommunicator(comm), 5, np.dtype(np.float32))
+        raw_sum(WrappedCommunicator(comm), np.zeros(5, np.float32))
 
 
 def test_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apts_mpi.contracts import Flag
-from apts_mpi.parallel.message import DIGITS, LANE, TERMS_MAX, FlatMessage, check_flat, decode, encode
+from apts_mpi.parallel.message import DIGITS, HUGE_PAGE, LANE, TERMS_MAX, FlatMessage, check_flat, decode, encode
 
 CPU = torch.device("cpu")
 POINT = 2**120
@@ -127,3 +128,18 @@ def test_refusals() -> None:
 def test_only_flat_float_tensors_pass_the_door(tensor: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="only 1-D contiguous float32 or float64"):
         check_flat(tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_long_message_lies_in_huge_pages_and_is_its_own(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros that begin at such a page; both without such pages and where the kernel refuses them the message is the same."""
+    count = HUGE_PAGE // 4 + 3
+    long, other = (FlatMessage(count, dtype, CPU, ["loss"]) for _ in range(2))
+    assert not long.host.any() and long.vector.shape == (count,) and long.vector.data_ptr() == long.host.ctypes.data
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        assert long.host.ctypes.data % HUGE_PAGE == 0
+    long.vector.fill_(2.0)
+    assert long.host[:count].sum() == 2.0 * count and not other.host.any()
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    plain = FlatMessage(count, dtype, CPU, ["loss"])
+    assert plain.host.shape == long.host.shape and plain.host.dtype == long.host.dtype and not plain.host.any()
