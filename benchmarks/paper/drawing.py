@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,20 +128,22 @@ def overlay(
 
 
 def work(problem: Problem, rows: Mapping[int, Sequence[Line]], what: str, epochs: int, stem: Path) -> Path:
-    """``what`` against epochs, gradient evaluations, time and bytes; a row for each N. Time if all shared one kind of machine alike."""
-    conditions = _conditions(line for lines in rows.values() for line in lines)
-    shown = [one for one in ACROSS if one[0] != "seconds" or conditions is not None]
+    """``what`` against epochs, gradient evaluations, time and bytes; a row for each N. Time for runs made alike."""
+    every = [line for lines in rows.values() for line in lines]
+    machine = _machine_of_most(every)
+    shown = [one for one in ACROSS if one[0] != "seconds" or machine is not None]
     figure = new_figure(3 * len(shown), 1.4 + 2.5 * len(rows))
     panels = figure.subplots(len(rows), len(shown), sharex="col", sharey=True, squeeze=False)
     for row, (N, lines) in enumerate(rows.items()):
         for column, (across, _, scale) in enumerate(shown):
             quiet(panels[row, column])
             for line in lines:
-                line.draw(panels[row, column], what, across, scale, across != "epochs")
+                if across != "seconds" or line.machines == {machine}:
+                    line.draw(panels[row, column], what, across, scale, across != "epochs")
         panels[row, 0].set_ylabel(f"N = {N}\n{WORDS[what]}")
     _height(panels[0, 0], what, problem)
     for column, (across, words, _) in enumerate(shown):
-        panels[-1, column].set_xlabel(words + (conditions or "") if across == "seconds" else words)
+        panels[-1, column].set_xlabel(words + _conditions(every, machine) if across == "seconds" and machine is not None else words)
         if across == "epochs":
             panels[0, column].set_xlim(0, epochs)
         else:
@@ -148,12 +151,18 @@ def work(problem: Problem, rows: Mapping[int, Sequence[Line]], what: str, epochs
     return _finish(figure, problem, panels.flat, 3 if len(shown) > 3 else 2, stem)  # of the legend, as wide as the panels
 
 
-def _conditions(lines: Iterable[Line]) -> str | None:
-    """What to say of the machine beside seconds; None if the runs had different ones, or shared them otherwise, or nobody knows."""
-    machines = {machine for line in lines for machine in line.machines}
-    if len(machines) != 1 or not all(machine := machines.pop()):
-        return None
-    return "" if machine[-1] == "1" else f", {machine[-1]} runs at a time"
+def _machine_of_most(lines: Iterable[Line]) -> tuple[str, ...] | None:
+    """What most lines had whose runs all had the same and noted it; None if that is fewer than two, or fewer than half of all."""
+    machines = [line.machines for line in lines]
+    known = Counter(machine for had in machines if len(had) == 1 for machine in had if all(machine))
+    machine, count = max(known.items(), key=lambda pair: pair[1], default=(None, 0))
+    return machine if count >= 2 and 2 * count >= len(machines) else None
+
+
+def _conditions(lines: Iterable[Line], machine: tuple[str, ...]) -> str:
+    """What to say of them beside seconds."""
+    words = "" if machine[-1] == "1" else f", {machine[-1]} runs at a time"
+    return words + ("" if all(line.machines == {machine} for line in lines) else "\n(lines made otherwise left out)")
 
 
 def _logarithmic(first: Axes, column: Iterable[Axes]) -> None:

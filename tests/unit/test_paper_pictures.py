@@ -102,6 +102,7 @@ def test_a_line_says_how_many_of_its_seeds_there_are_and_whether_they_are_finish
 @pytest.mark.parametrize(("facts", "words"), [
     ([{}, {}], ""), ([{"jobs": 2}, {"jobs": 2}], ", 2 runs at a time"), ([{}, {"jobs": 2}], None), ([{}, {"cpu": "b"}], None),
     ([{}, {"ranks": 1}], None), ([{}, {"devices": ["cuda"]}], None), ([{}, {"threads_per_rank": 2}], None),
+    ([{}, {}, {"jobs": None}], "\n(lines made otherwise left out)"), ([{}, {"jobs": 2}, {"jobs": 3}, {}, {"jobs": 4}], None),
     ([{"jobs": None}], None), ([{"cpu": None}], None), ([], None),
 ])  # fmt: skip
 def test_seconds_are_compared_under_the_same_conditions_alone(facts: list[dict[str, Any]], words: str | None, tmp_path: Path) -> None:
