@@ -161,7 +161,7 @@ def _watched(
     data = together(comm, load)
     problem = together(comm, lambda: assembly.build(data, module(data), loss, config, comm, device, sharing))
     watchdog.progress = lambda: timers.entered() + problem.flat.forward.passes  # a local solve is one region, and may be long
-    arithmetic = _arithmetic(device, threads, transport)
+    arithmetic = together(comm, lambda: _arithmetic(device, threads, transport))
     model = {"layout of the parameters": problem.flat.layout, "frozen parameters and buffers": problem.flat.fixed}
     handshake(comm, {**model, "data": data.fingerprint, "arithmetic": arithmetic})
     if found is not None:

@@ -85,13 +85,17 @@ def compiled(like: Tensor) -> bool:
     module = extension()
     if module is None or like.dtype not in (torch.float32, torch.float64) or like.numel() == 0:
         return False
-    return like.device.type == "cpu" or (like.is_cuda and bool(module.cuda) and torch.version.hip is None and not refused(like.device))
+    return like.device.type == "cpu" or (_made_for(like.device) and not refused(like.device))
+
+
+def _made_for(where: torch.device) -> bool:
+    """Is it a GPU of the kind that kernels were compiled for?"""
+    return where.type == "cuda" and bool(getattr(extension(), "cuda", False)) and torch.version.hip is None
 
 
 def refused(where: torch.device) -> str:
     """Why a GPU does not run the kernels that were compiled for one, so that the twins serve there; empty if it does, or none were."""
-    module = extension()
-    if where.type != "cuda" or module is None or not module.cuda or torch.version.hip is not None:
+    if not _made_for(where):
         return ""
     return device.refused(torch.cuda.current_device() if where.index is None else where.index)
 

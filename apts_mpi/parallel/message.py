@@ -90,7 +90,10 @@ class FlatMessage:
         tail = LANE * len(scalars) + len(Flag)
         self._cuda = device.type == "cuda"
         count = n_params * staged + tail
-        buffer = torch.zeros(count, dtype=dtype, pin_memory=True) if self._cuda else torch.from_numpy(_zeros(count, str(dtype)[6:]))
+        if self._cuda:
+            buffer = torch.zeros(count, dtype=dtype, pin_memory=True)
+        else:
+            buffer = torch.from_numpy(_zeros(count, str(dtype).removeprefix("torch.")))
         self.n_params, self.staged = n_params, staged
         self.reduce: Callable[[Any], None] = lambda cells: None  # set by plan: the sum over the ranks of what ``fetch`` gives
         self.host: Cells = buffer.numpy()
