@@ -15,7 +15,7 @@ LEGEND = {  # column -> its words
     "|g|": "norm of its gradient", "rho": "actual / predicted decrease", "radius": "bound on the step's length",
     "acc": "accepted (y, n): step of the subdomains / global step", "local": "local iterations of all subdomains",
     "evals": "gradient evaluations so far, in training sets", "reds": "sums of a whole vector over the ranks",
-    "test%": "test accuracy", "time": "spent; eta: left",
+    "test%": "test accuracy", "time": "time spent", "eta": "time left",
 }  # fmt: skip
 TEST = "test%"  # the column that a run without class labels does without
 HALF = 46  # where the right half of the legend begins
@@ -63,7 +63,7 @@ COLUMNS: tuple[tuple[str, int, Cell], ...] = (  # name, width, text; 90 wide wit
     ("time", 6, lambda info, extra: duration(extra.get("time"))),
     ("eta", 6, lambda info, extra: duration(extra.get("eta"))),
 )
-NARROW = ("local", "reds")  # what a terminal does without that is narrower than all columns
+NARROW = ("local", "reds", "|g|", "eta", "epoch", "radius", "evals", "time", "rho")  # what narrower terminals do without, this order
 
 
 def number(extra: Extra, key: str, missing: float = math.nan) -> float:
@@ -72,8 +72,13 @@ def number(extra: Extra, key: str, missing: float = math.nan) -> float:
 
 
 def spare(width: int | None, without: Sequence[str] = ()) -> Sequence[str]:
-    """The columns beside ``without`` that lines of at most ``width`` do without; None: any width."""
-    return NARROW if width is not None and len(heading(without)) > width else ()
+    """The columns beside ``without`` that lines of at most ``width`` do without, no more than it takes; None: any width."""
+    dropped: tuple[str, ...] = ()
+    for name in NARROW:
+        if width is None or len(heading((*without, *dropped))) <= width:
+            break
+        dropped += (name,)
+    return dropped
 
 
 def legend(width: int | None = None, without: Sequence[str] = (), averaged: bool = False) -> list[str]:

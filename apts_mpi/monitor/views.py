@@ -10,7 +10,7 @@ from time import monotonic
 from typing import IO, TYPE_CHECKING, Protocol
 
 from apts_mpi.contracts import StepInfo
-from apts_mpi.monitor.lines import COLUMNS, Extra, duration, heading, line, number, spare
+from apts_mpi.monitor.lines import Extra, duration, heading, line, number, spare
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 HEADER_EVERY = 25  # plain lines
+PLENTY = 200  # plain lines; beyond them a run of many short iterations does not write each
+PAUSE = 1.0  # s between two of the lines beyond them
 LAST_LINES = 12  # live
 REDRAW = 0.1  # s between two redrawings of the live view
 
@@ -55,13 +57,17 @@ class Nothing:
 
 
 class Plain:
-    """Timestamped lines without colour, flushed one by one."""
+    """Timestamped lines without colour, flushed one by one; beyond ``PLENTY`` at most one in ``PAUSE`` seconds.
+
+    Exempt from that are iterations with a test accuracy and the last one.
+    """
 
     width: int | None = None
 
     def __init__(self, stream: IO[str], without: Sequence[str] = ()) -> None:
         """``without``: columns that are left out."""
-        self._stream, self._without, self._steps = stream, without, 0
+        self._stream, self._without, self._shown = stream, without, 0
+        self._last, self._left_out = -math.inf, ""
 
     def text(self, lines: Sequence[str]) -> None:
         self._write(lines, stamped=False)
@@ -70,13 +76,25 @@ class Plain:
         self._write([f"note: {text}"], stamped=True)
 
     def step(self, info: StepInfo, extra: Extra) -> None:
-        if self._steps % HEADER_EVERY == 0:
-            self._write([f"{'clock':<8} {heading(self._without)}"], stamped=False)
-        self._steps += 1
-        self._write([line(info, extra, self._without)], stamped=True)
+        text = line(info, extra, self._without)
+        if self._shown >= PLENTY and extra.get("accuracy") is None and monotonic() - self._last < PAUSE:
+            self._left_out = text
+        else:
+            self._show(text)
 
     def close(self) -> None:
+        if self._left_out:
+            self._show(self._left_out)
         self._stream.flush()
+
+    def _show(self, text: str) -> None:
+        if self._shown % HEADER_EVERY == 0:
+            self._write([f"{'clock':<8} {heading(self._without)}"], stamped=False)
+        self._shown += 1
+        self._write([text], stamped=True)
+        self._last, self._left_out = monotonic(), ""
+        if self._shown == PLENTY:
+            self.note(f"from here on at most one line in {PAUSE:g} s, beside those with a test accuracy and the last")
 
     def _write(self, lines: Sequence[str], stamped: bool) -> None:
         stamp = f"{datetime.now():%H:%M:%S} " if stamped else ""
@@ -150,7 +168,7 @@ class Live:
         from rich.text import Text
 
         text = Text(line(info, extra, self._without), no_wrap=True)
-        start = sum(width + 1 for name, width, _ in COLUMNS[:6])  # the column acc
+        start = heading(self._without).index("acc")
         text.stylize("green" if info.accepted else "red", start, start + 3)
         if not info.accepted:
             text.stylize("dim")

@@ -101,7 +101,7 @@ def test_a_line_is_as_wide_as_its_heading_and_at_most_a_hundred_with_the_clock(i
     extra = {"epoch": 999.94, "time": 3.5e5, "eta": 9e6, "passes": 9999.94, "reductions_total": 99_999.0, "accuracy": 100.0}
     assert len(lines.line(info, extra)) == len(lines.heading())
     assert len("12:34:56 " + lines.heading()) <= 100
-    assert len(lines.heading(lines.NARROW)) <= 79
+    assert len(lines.heading(lines.spare(79))) <= 79
     for without in ((), (lines.TEST,)):
         assert all(len(text) <= 100 for averaged in (True, False) for text in lines.legend(None, without, averaged))
 
@@ -141,6 +141,30 @@ def test_plain_log_has_stamps_header_again_and_no_colour() -> None:
     assert len(steps) == 61  # and a note
     assert cells(steps[59][9:])["reds"] == "180"  # the monitor adds up what train does not
     assert written[-1][9:] == "note: the radius is small"
+
+
+def plain(accuracy: float | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a log has of 300 iterations within two seconds, cut off by an error."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr(views, "monotonic", lambda: next(clock) / 300)  # asked twice for each line in the end
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Monitor("plain", 300, "title", out) as screen:
+        for k in range(300):
+            screen.step(replace(INFO, k=k), {**EXTRA, "accuracy": accuracy})
+        raise KeyboardInterrupt
+    return out.getvalue().splitlines()
+
+
+def test_a_plain_log_of_very_many_iterations_has_one_line_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = plain(None, monkeypatch)
+    found = [int(match[1]) for row in written if (match := re.match(r"\d\d:\d\d:\d\d +3\.5 +(\d+) ", row))]
+    assert found[: views.PLENTY] == list(range(views.PLENTY)) and found[-1] == 299
+    assert len(found) <= views.PLENTY + 3
+    assert sum("at most one line in 1 s" in row for row in written) == 1
+
+
+def test_a_line_with_a_test_accuracy_is_never_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sum(" 97.75 " in row for row in plain(97.75, monkeypatch)) == 300
 
 
 def test_finish_prints_phases_and_result() -> None:
@@ -240,6 +264,23 @@ def test_a_narrow_terminal_drops_columns_instead_of_wrapping(monkeypatch: pytest
     assert "evals" in heading and "local" not in heading
 
 
+@pytest.mark.parametrize("width", [34, 45, 60, 72, 80, 85, 91, 120])
+def test_a_line_fits_the_terminal_with_as_many_columns_as_there_is_room_for(width: int) -> None:
+    dropped = lines.spare(width)
+    assert len(lines.heading(dropped)) <= width and {"k", "loss", "acc", "test%"} <= set(lines.heading(dropped).split())
+    assert not dropped or len(lines.heading(dropped[:-1])) > width
+
+
+@pytest.mark.parametrize("width", [30, 60])
+def test_the_verdict_is_coloured_wherever_it_stands(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = Terminal()
+    with Monitor("live", 40, "title", out) as screen:
+        screen.step(INFO, EXTRA)
+    assert "\x1b[32my/n" in out.getvalue()
+
+
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 91, 100, 120])
 def test_the_legend_fits_and_explains_what_is_shown(width: int) -> None:
     text, shown = lines.legend(width), lines.heading(lines.spare(width)).split()
@@ -247,8 +288,8 @@ def test_the_legend_fits_and_explains_what_is_shown(width: int) -> None:
     whole = " ".join(" ".join(line.split()) for line in text)
     for name, words in lines.LEGEND.items():
         assert (f"{name} {words}" in whole) == (name in shown), name
-    assert set(shown) - set(lines.LEGEND) == {"eta"} and "spent; eta: left" in whole
-    assert len(text) == {80: 6, 100: 7, 120: 7}.get(width, len(text))
+    assert set(shown) <= set(lines.LEGEND)
+    assert len(text) == {80: 7, 100: 7, 120: 7}.get(width, len(text))
 
 
 TRAIN = """
