@@ -100,6 +100,18 @@ def test_changes_by_other_radii_are_judged_by_the_largest() -> None:
     assert (found["met"], found["rows"], found["runs"], found["work"]) == (None, 1, 1, 0) and found["points"] == pytest.approx(0.1)
 
 
+def test_the_ends_of_the_ranges_are_judged_with_all_seeds_and_what_lies_between_with_the_first() -> None:
+    place = tuning.Place("mnist-10k", 2, Limits(iterations=3), 0.2)
+    between = {label for label, case in place.variants() if case.seeds == 1}
+    assert between == {"Delta0 0.01", "Delta0 0.1", "cap 32", "cap 128"}
+    both = [curve([97, 98, 98.3]), curve([97, 98, 98.1], 1000)]
+    runs = {place.base.name: both} | {case.name: both[: case.seeds or 2] for _, case in place.variants()}
+    found = tuning.tables(MadeUp(runs), 2, (place,))[0].rows[0]
+    assert (found["met"], found["runs"], found["points"]) == (True, 2, 0)
+    end = next(case.name for label, case in place.variants() if label == "cap 8")
+    assert tuning.tables(MadeUp({**runs, end: both[:1]}), 2, (place,))[0].rows[0]["met"] is None
+
+
 RACE = targets.Race("mnist-10k", Limits(iterations=3), {1000: 1, 10000: 1}, rates=(0.1, 0.01), subdomains=(2,))
 
 
