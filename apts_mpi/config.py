@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from apts_mpi.baseline import BaselineConfig, Method
+from apts_mpi.baseline import ALL_REDUCE, BaselineConfig, Method
 from apts_mpi.bounds import AVERAGE_MAX
 from apts_mpi.bounds import inside as _inside
 from apts_mpi.bounds import key as _key
@@ -239,7 +239,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.method == "trust-region" and self.global_step.solver == "none":
             raise ValueError("method trust-region needs global_step.solver lsr1 or first, got none")
-        if self.baseline.overlap and self.method not in ("sgd", "adam", "adamw"):
+        if self.baseline.overlap and self.method not in ALL_REDUCE:
             raise ValueError(f"baseline.overlap needs method sgd, adam or adamw, got {self.method}")
         if self.method != "apts" and self.baseline.schedule == "cosine" and not (self.stop.epochs or self.stop.iterations):
             raise ValueError("baseline.schedule cosine needs stop.epochs or stop.iterations, to know where it ends")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from apts_mpi.baseline import ALL_REDUCE
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
 from apts_mpi.parallel.devices import crowds
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 TRIED = 64  # samples of a rank on which the model is tried
 LOOKED = 4096  # samples looked at together for nan and inf
-PER_STEP = ("sgd", "adam", "adamw")
 CLASSES = 10_000  # beyond it classes are not counted
 DOUBLE = 0.01  # share of contents that may be in several subdomains without a word
 
@@ -89,7 +89,7 @@ def _batches(problem: Problem, config: Config) -> Iterator[str]:
     """Notes on a minibatch that is all the data, and on a method of many small steps that makes one an epoch."""
     if config.data.batch > problem.samples:
         yield f"data.batch = {config.data.batch} is more than the {problem.samples} training samples: full batch"
-    if config.method in PER_STEP and problem.objective.batches == 1:
+    if config.method in ALL_REDUCE and problem.objective.batches == 1:
         yield f"{config.method} in full batch makes one step an epoch; data.batch, such as 128, makes it more"
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 from apts_mpi import settings
+from apts_mpi.baseline import ALL_REDUCE
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Status
 from apts_mpi.regular import with_sum
 from apts_mpi.rundir import CONFIG, Completion, finished, last_checkpoint, read_run
 
 TUNE = "tune.json"
-TUNED = ("sgd", "adam", "adamw", "local-sgd")
+TUNED = (*ALL_REDUCE, "local-sgd")
 Say = Callable[[str], None]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apts_mpi.baseline import ALL_REDUCE
 from apts_mpi.bench.measure import Plan, Work, clock, summary
 from apts_mpi.bench.step import BATCHES, CLASSES, CPU
 from apts_mpi.config import Config
@@ -99,7 +100,7 @@ def _works(flat: FlatModel, objectives: Mapping[int, DataObjective], config: Con
     for size, objective in objectives.items():
         works |= {f"{name} {size}": work for name, work in _evaluations(objective, size, theta, grad).items()}
     works |= {f"vector {name}": work for name, work in _passes(flat.n_params, flat.dtype).items()}
-    for method in ("sgd", "adam", "adamw"):
+    for method in ALL_REDUCE:
         # A rate of nearly zero: theta must stay where numbers are normal, however often a step is made.
         works[f"optimizer {method}"] = optimizer(method, theta.clone(), grad, replace(config.baseline, lr=1e-12)).step
     exchange = Exchange(theta, objectives[1], SerialCommunicator(), Timers(), no_wishes)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from apts_mpi import settings
+from apts_mpi.baseline import ALL_REDUCE
 from apts_mpi.config import Config
 from apts_mpi.rundir import finished
 from apts_mpi.study.definition import Method, Network, Scaling, Study, StudyError
-
-ALL_REDUCE = ("sgd", "adam", "adamw")  # methods whose iterates do not depend on the number of subdomains
 
 
 @dataclass(frozen=True)
