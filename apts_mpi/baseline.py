@@ -18,16 +18,16 @@ class BaselineConfig:
     """What the methods other than apts need; trust-region takes its settings from the sections above."""
 
     lr: float = key(0.01, "learning rate at the start")
-    momentum: float = key(0.9, "sgd, local-sgd: weight of the earlier steps")
+    momentum: float = key(0.9, "sgd, local-sgd: weight of earlier steps")
     nesterov: bool = key(False, "sgd, local-sgd: Nesterov's form of the momentum")
-    weight_decay: float = key(0.0, "adds so many times theta to the gradient; adamw: shrinks theta by lr times it")
-    schedule: Literal["constant", "cosine", "step"] = key("constant", "how the learning rate moves with the epochs")
-    lr_end: float = key(0.0, "cosine: last learning rate as a share of the first")
+    weight_decay: float = key(0.0, "weight of theta added to the gradient; adamw: decoupled, theta shrinks by lr times it")
+    schedule: Literal["constant", "cosine", "step"] = key("constant", "how the learning rate changes with the epochs")
+    lr_end: float = key(0.0, "cosine: last learning rate as a fraction of the first")
     step: int = key(30, "step: epochs between two changes")
-    decay: float = key(0.1, "step: factor of a change")
+    decay: float = key(0.1, "step: factor on the learning rate at each change")
     period: int = key(8, "local-sgd: H, local steps between two averages")
-    overlap: bool = key(False, "sgd, adam, adamw: send parts of the gradient while the rest is still computed; CPU only")
-    bucket: int = key(2**20, "overlap: bytes of a part, at least; whole layers")
+    overlap: bool = key(False, "sgd, adam, adamw: send parts of the gradient while the rest is still being computed; CPU only")
+    bucket: int = key(2**20, "overlap: least bytes of a part, which consists of whole layers")
     average: int = key(0, "all but apts: as solver.average, the result is a mean of the iterates; 0: the last iterate")
 
     def __post_init__(self) -> None:

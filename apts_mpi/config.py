@@ -20,14 +20,14 @@ from apts_mpi.safety import CheckpointConfig, SafetyConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data, and how it is cut."""
+    """Which data, and how they are divided."""
 
     path: str = _key("data/digits", "folder with manifest.json, written by `apts-mpi data convert`")
     batch: int = _key(0, "minibatch size |D_k| over all ranks; 0: full batch (APTS), else SAPTS")
-    overlap: float = _key(0.05, "share borrowed from the next subdomain, and from the next minibatch")
+    overlap: float = _key(0.05, "fraction borrowed from the next subdomain, and from the next minibatch")
     normalize: Literal["scalar", "channel", "none"] = _key("scalar", "which stored mean and std")
     limit: int = _key(0, "use only the first samples of the training set; 0: all")
-    place: Literal["auto", "device", "host"] = _key("auto", "where samples lie; host: copied as they are used; auto: half the free memory")
+    place: Literal["auto", "device", "host"] = _key("auto", "where samples are kept; host: copied when used; auto: half the free memory")
 
     def __post_init__(self) -> None:
         _inside("data.batch", self.batch, 0, math.inf)
@@ -42,10 +42,10 @@ class ModelConfig:
     name: str = _key("mlp", "mlp, tanh, poisson, cnn, resnet, transformer, paper-mnist[-sigmoid], paper-cifar10, or package.module:factory")
     widths: tuple[int, ...] = _key((64, 32), "hidden layers of mlp, tanh and poisson")
     loss: str = _key("cross_entropy", "cross_entropy, mse, or package.module:function")
-    dtype: Literal["float32", "float64"] = _key("float32", "number format of theta, gradients and messages")
-    precision: Literal["full", "tf32", "bf16"] = _key("full", "products within the network: as dtype; TF32 on a GPU; bfloat16")
+    dtype: Literal["float32", "float64"] = _key("float32", "precision of theta, gradients and messages")
+    precision: Literal["full", "tf32", "bf16"] = _key("full", "products inside the network; full: as model.dtype; tf32: on a GPU; bf16")
     compile: bool = _key(False, "torch.compile of the network")
-    channels_last: bool = _key(False, "images with their channels last in memory, which convolutions on a GPU may like")
+    channels_last: bool = _key(False, "store images channels-last, which can speed up convolutions")
 
     def __post_init__(self) -> None:
         if self.precision != "full" and self.dtype != "float32":
@@ -58,15 +58,15 @@ class ModelConfig:
 class TrustRegionConfig:
     """Acceptance and radius, eq. (7)."""
 
-    radius_init: float = _key(1.0, "Delta of the first outer iteration; sweep: where the search for it begins")
+    radius_init: float = _key(1.0, "Delta of the first outer iteration; sweep: where the search for it starts")
     radius_min: float = _key(1e-6, "lower bound of Delta")
     radius_max: float = _key(1e6, "upper bound of Delta")
-    shrink: float = _key(0.5, "alpha: factor of Delta after a poor step")
-    grow: float = _key(2.0, "beta: factor of Delta after a good step")
+    shrink: float = _key(0.5, "alpha: factor on Delta after a poor step")
+    grow: float = _key(2.0, "beta: factor on Delta after a good step")
     eta0: float = _key(0.1, "a step is accepted if rho >= eta0; 0: the same as eta1")
     eta1: float = _key(0.25, "Delta shrinks if rho < eta1")
     eta2: float = _key(0.75, "Delta grows if rho > eta2")
-    reached: float = _key(0.55, "share of Delta that the local steps must reach before the ball grows; a shared radius grows by rho alone")
+    reached: float = _key(0.55, "fraction of Delta that local steps must reach for the ball to grow; a shared radius grows by rho alone")
 
     def __post_init__(self) -> None:
         _inside("trust_region.radius_min", self.radius_min, 0, math.inf, closed=False)
@@ -90,16 +90,16 @@ class LocalConfig:
     """The solver of one subdomain between two communications."""
 
     solver: Literal["lsr1", "first", "sweep"] = _key("sweep", "sweep: chunks; lsr1: quasi-Newton, the paper's; first: gradient steps")
-    iters: int = _key(10, "nu: steps between two communications, lsr1 and first")
+    iters: int = _key(10, "lsr1, first: nu, steps between two communications")
     memory: int = _key(10, "lsr1: pairs kept in memory; sweep, full batch: pairs of the metric of its steps, 0: none")
-    gamma: float = _key(1e-6, "lsr1: curvature assumed before the first pair; so small a one makes the first step reach its bound")
-    radius_start: float = _key(0.5, "first local radius as a share of the ball, lsr1 and first")
-    carry: bool = _key(True, "start later outer iterations from the radius that the last one left, lsr1 and first")
-    chunk: int = _key(250, "sweep: wanted samples per chunk")
+    gamma: float = _key(1e-6, "lsr1: curvature assumed before the first pair; a value this small makes the first step reach its bound")
+    radius_start: float = _key(0.5, "lsr1, first: first local radius as a fraction of the ball")
+    carry: bool = _key(True, "lsr1, first: start an outer iteration from the local radius that the previous one left")
+    chunk: int = _key(250, "sweep: desired samples per chunk")
     chunks_min: int = _key(20, "sweep: fewest chunks of a subdomain")
     chunks_max: int = _key(30, "sweep: most chunks of a subdomain")
     passes: int = _key(2, "sweep: steps over all chunks, nu = passes * chunks")
-    momentum: float = _key(0.9, "sweep: weight of the earlier chunk gradients")
+    momentum: float = _key(0.9, "sweep: weight of earlier chunk gradients")
 
     def __post_init__(self) -> None:
         for name in ("iters", "chunk", "chunks_min", "passes"):
@@ -117,7 +117,7 @@ class GlobalStepConfig:
     """The trust-region step on all data after the summed local steps."""
 
     solver: Literal["lsr1", "first", "none"] = _key("none", "model of the global step; none: no global step")
-    memory: int = _key(5, "lsr1: pairs kept in memory over the outer iterations")
+    memory: int = _key(5, "lsr1: pairs kept in memory across outer iterations")
 
     def __post_init__(self) -> None:
         _inside("global_step.memory", self.memory, 0, math.inf)
@@ -129,10 +129,10 @@ class SolverConfig:
 
     subdomains: int = _key(0, "N, the number of subdomains; 0: one per rank")
     combine: Literal["mean", "sum"] = _key("mean", "s~ = sum (p_i/p) s_i, or sum s_i as in the paper")
-    radius: Literal["own", "shared"] = _key("own", "do ball and global step keep a radius each, or share one")
-    momentum: bool = _key(True, "sweep, mean: keep as much of the last summed step as cancels in the mean of the steps")
+    radius: Literal["own", "shared"] = _key("own", "whether ball and global step have a radius each, or share one")
+    momentum: bool = _key(True, "sweep, mean: keep the fraction of the last summed step that cancels in the mean of the local steps")
     consistent: bool = _key(True, "first-order consistency r_i of eq. (4); off only for study")
-    average: int = _key(8, "p: the result is the mean of the iterates theta_j, weighted by about j^p; 0: the last iterate; apts")
+    average: int = _key(8, "apts: p: the result is the mean of the iterates theta_j, weighted by about j^p; 0: the last iterate")
 
     def __post_init__(self) -> None:
         _inside("solver.subdomains", self.subdomains, 0, math.inf)
@@ -141,17 +141,17 @@ class SolverConfig:
 
 @dataclass(frozen=True)
 class StopConfig:
-    """When to end; the first that holds wins."""
+    """When to end: at the first of these that holds."""
 
     epochs: int = _key(10, "passes over the training set; 0: no limit")
     iterations: int = _key(0, "outer iterations; 0: no limit")
-    passes: float = _key(0.0, "end when so many gradient evaluations are spent, in passes over the training set; 0: no limit")
-    reductions: int = _key(0, "end when so many sums of n numbers are spent; 0: no limit")
-    target_loss: float = _key(-math.inf, "end when the loss is at or below")
-    target_accuracy: float = _key(math.inf, "end when the test accuracy is at or above, per cent")
-    grad_norm: float = _key(0.0, "end when the gradient norm is at or below")
-    wall_time: float = _key(math.inf, "end after so many seconds of the run phase")
-    nonfinite: int = _key(10, "end after so many iterations in a row with a loss or gradient that is not finite")
+    passes: float = _key(0.0, "gradient evaluations, in passes over the training set; 0: no limit")
+    reductions: int = _key(0, "reductions of n numbers; 0: no limit")
+    target_loss: float = _key(-math.inf, "end when the loss is at or below this")
+    target_accuracy: float = _key(math.inf, "end when the test accuracy is at or above this, per cent")
+    grad_norm: float = _key(0.0, "end when the gradient norm is at or below this")
+    wall_time: float = _key(math.inf, "seconds of the run phase")
+    nonfinite: int = _key(10, "consecutive iterations with a loss or gradient that is not finite")
 
     def __post_init__(self) -> None:
         limits = ("epochs", "iterations", "passes", "reductions")
@@ -165,14 +165,14 @@ class StopConfig:
 
 @dataclass(frozen=True)
 class CommConfig:
-    """How buffers cross the wire."""
+    """How ranks communicate."""
 
-    reduction: Literal["auto", "mpi", "tree"] = _key("auto", "host sums; tree: same bits on 1, 2, 4, ... ranks; auto: MPI if it gives them")
-    count_limit: int = _key(2**30, "elements in one MPI call; longer buffers go in pieces")
-    transport: Literal["auto", "host", "device", "nccl"] = _key("host", "from a GPU: pinned memory, MPI itself (auto: if it can), NCCL")
-    emulate_latency: float = _key(0.0, "seconds of a message on an emulated network, which delays every sum; 0: real ones alone")
-    emulate_bandwidth: float = _key(0.0, "bytes/s of the emulated network; 0: bytes cost nothing more")
-    emulate_ranks: int = _key(0, "ranks that the emulated network is said to join; 0: those there are")
+    reduction: Literal["auto", "mpi", "tree"] = _key("auto", "tree: the same bits on 1, 2, 4, ... ranks; auto: MPI where it gives them")
+    count_limit: int = _key(2**30, "most elements in one MPI call; longer buffers are sent in pieces")
+    transport: Literal["auto", "host", "device", "nccl"] = _key("host", "from a GPU: pinned memory, device memory (auto: if MPI can), NCCL")
+    emulate_latency: float = _key(0.0, "latency in seconds of an emulated network, which delays every reduction; 0: none")
+    emulate_bandwidth: float = _key(0.0, "bandwidth in bytes/s of the emulated network; 0: unlimited")
+    emulate_ranks: int = _key(0, "number of ranks on the emulated network; 0: that of the run")
 
     def __post_init__(self) -> None:
         _inside("comm.count_limit", self.count_limit, 1, math.inf)
@@ -189,21 +189,21 @@ class CommConfig:
 class RunConfig:
     """Where it runs and what it leaves behind."""
 
-    seed: int = _key(0, "of the initial parameters and the order of the data")
+    seed: int = _key(0, "seed of the initial parameters and the order of the data")
     device: Literal["auto", "cpu", "cuda"] = _key("auto", "where to compute; auto: a GPU if there is one")
     share_gpu: bool = _key(False, "allow two ranks on one GPU")
-    graph: bool = _key(True, "on a GPU: replay evaluations and sweeps from CUDA graphs")
+    graph: bool = _key(True, "on a GPU: record evaluations and sweeps as CUDA graphs and replay them")
     threads: int = _key(0, "torch threads per rank; 0: OMP_NUM_THREADS, else the rank's share of the cores")
     dir: str = _key("", "run directory; empty: runs/<time>-<name>")
-    resume: Literal["never", "auto", "must"] = _key("never", "go on from the last checkpoint in run.dir; auto: if there is one")
-    allow_changes: bool = _key(False, "go on although settings or data differ from the checkpoint's: another trajectory")
+    resume: Literal["never", "auto", "must"] = _key("never", "resume from the last checkpoint in run.dir; auto: if there is one")
+    allow_changes: bool = _key(False, "resume although settings or data differ from the checkpoint's: another trajectory")
     name: str = _key("train", "last part of the run directory's name")
     evaluate: int = _key(1, "epochs between test evaluations; full batch: outer iterations; 0: only at the end")
     evaluate_iterations: int = _key(0, "outer iterations between test evaluations, in place of epochs; 0: run.evaluate counts")
-    deterministic: bool = _key(True, "torch's deterministic algorithms where they exist; CUDA graphs if they give the same bits")
+    deterministic: bool = _key(True, "torch's deterministic algorithms where they exist; CUDA graphs only if they give the same bits")
     monitor: Literal["auto", "live", "plain", "none"] = _key("auto", "live: a view on a terminal; plain: lines for a log")
-    measure_wait: bool = _key(False, "a barrier before each sum, to tell waiting from sending; costs time")
-    peak: bool = _key(False, "measure what a matrix product reaches, to state the share of it")
+    measure_wait: bool = _key(False, "put a barrier before each reduction, to tell waiting from sending; costs time")
+    peak: bool = _key(False, "measure the peak rate of a matrix product, to report the fraction achieved")
 
     def __post_init__(self) -> None:
         for name in ("evaluate", "evaluate_iterations", "threads"):
@@ -214,8 +214,8 @@ class RunConfig:
 class Config:
     """All sections of a run."""
 
-    method: Method = _key("apts", "apts, or a baseline: one message a gradient; H gradients a message; global trust region alone")
-    preset: Literal["default", "lsr1", "paper"] = _key("default", "named set of values just above the defaults")
+    method: Method = _key("apts", "apts, or a baseline: one reduction per gradient; one per H gradients; the global trust region alone")
+    preset: Literal["default", "lsr1", "paper"] = _key("default", "named set of values that replaces defaults")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)

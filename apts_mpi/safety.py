@@ -33,10 +33,10 @@ def every(text: str) -> Every:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When and how the state of a run is kept, to go on after an end before its time."""
+    """When the state of a run is saved, and how much of it is kept."""
 
-    every: str = key("auto", "auto: Young's and Daly's interval; off; 20: outer iterations; 90s, 10min")
-    keep: int = key(2, "newest checkpoints that stay")
+    every: str = key("auto", "auto: interval of Young and Daly; off; 20: outer iterations; 90s, 10min: time")
+    keep: int = key(2, "number of newest checkpoints to keep")
     mtbf: float = key(24.0, "auto: expected hours between two failures of the job")
 
     def __post_init__(self) -> None:
@@ -47,14 +47,14 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class SafetyConfig:
-    """What is watched while a run goes on."""
+    """What is checked during a run."""
 
-    verify: int = key(20, "K: outer iterations between comparisons of theta's hash over the ranks; 0: only at the end")
-    on_difference: Literal["halt", "heal"] = key("halt", "where ranks differ: end, or take over the majority's theta and state")
-    checksum: bool = key(True, "compare every summed vector with the exact sum of its ranks' checksums")
+    verify: int = key(20, "outer iterations between comparisons of the hash of theta across ranks; 0: only at the end")
+    on_difference: Literal["halt", "heal"] = key("halt", "if ranks differ: end the run, or copy theta and state of the majority")
+    checksum: bool = key(True, "compare every reduced vector with the exact sum of the ranks' checksums")
     watchdog: bool = key(True, "a thread that finds stuck ranks, names them and ends the run")
-    deadline: float = key(600.0, "seconds without any progress of a rank before it counts as stuck, in the run phase")
-    deadline_setup: float = key(1800.0, "the same while data and model are set up")
+    deadline: float = key(600.0, "seconds without progress after which a rank counts as stuck")
+    deadline_setup: float = key(1800.0, "the same during set-up")
 
     def __post_init__(self) -> None:
         inside("safety.verify", self.verify, 0, math.inf)
