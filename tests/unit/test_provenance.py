@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -127,3 +128,16 @@ def test_pips_note_may_be_missing_or_odd(text: str | None, origin: dict[str, str
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Distribution())
     assert provenance._origin() == origin
+
+
+@pytest.mark.parametrize(("flags", "widest"), [("fpu avx avx2", ", avx2"), ("avx2 avx512f", ", avx512f"), ("fpu", "")])
+def test_the_processor_is_told_with_its_generation_and_widest_vectors(flags: str, widest: str, tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    one = f"processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: Some CPU: fast\nflags\t\t: {flags}\n\n"
+    info.write_text(one + one.replace("Some CPU", "Another"))
+    told = provenance.cpu(info)
+    assert told.startswith(f"Some CPU: fast (family 25, model 1){widest}, ") and told.endswith(" CPUs")
+
+
+def test_a_processor_of_which_nothing_is_told_has_the_name_of_its_kind(tmp_path: Path) -> None:
+    assert provenance.cpu(tmp_path / "none").startswith(f"{platform.machine()}, ")
