@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,3 +107,17 @@ def test_the_rules_see_what_breaks_them(name: str, source: str, words: list[str]
     found = [*broken_imports(name, tree), *broken_words(name, tree)]
     assert len(found) == len(words)
     assert all(any(word in line for line in found) for word in words), found
+
+
+def test_the_document_names_every_file_and_no_other() -> None:
+    table = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## Files")[2]
+    named = []
+    for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        folder = ""
+        for name in re.findall(r"`([^`]+)`", row):  # `solver/apts`, `sweep`: the second is in the first one's folder
+            folder = name.rpartition("/")[0] or folder
+            named.append(f"{folder}/{name.rpartition('/')[2]}".lstrip("/"))
+    files = {name.removesuffix(".py") for name in FILES if "/__init__" not in name}
+    assert files - {*named} == set(), "not in docs/architecture.md"
+    assert {*named} - files - {"native/src"} == set(), "in docs/architecture.md and not there"
+    assert sorted(named) == sorted({*named}), "named twice"
