@@ -10,7 +10,7 @@ from apts_mpi.bounds import AVERAGE_MAX, inside, key
 
 Method = Literal["apts", "sgd", "adam", "adamw", "local-sgd", "trust-region"]
 METHODS: tuple[Method, ...] = get_args(Method)
-ALL_REDUCE: tuple[Method, ...] = ("sgd", "adam", "adamw")  # a reduction for every gradient; iterates that do not depend on N
+ALL_REDUCE: tuple[Method, ...] = ("sgd", "adam", "adamw")  # torch's optimizers; their iterates do not depend on N
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     train = commands.add_parser("train", help="train a network", usage=TRAIN, description=PRECEDENCE, formatter_class=layout)
     train.add_argument("file", nargs="?", metavar="FILE.toml", help="settings, as --print_config prints them")
     train.add_argument("--print_config", "--print-config", action="store_true", help="print every value and its source as TOML, and end")
-    told = "resume the run in this folder from its last checkpoint, with its own settings; others given here override them"
+    told = "resume the run in this folder from its last checkpoint, with its settings; limits (stop.*) may be changed"
     train.add_argument("--resume", metavar="RUN", help=told)
     groups = {name: train.add_argument_group(name, owner.__doc__) for name, owner in settings.sections().items()}
     for key in settings.keys().values():

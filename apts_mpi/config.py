@@ -45,7 +45,7 @@ class ModelConfig:
     dtype: Literal["float32", "float64"] = _key("float32", "precision of theta, gradients and messages")
     precision: Literal["full", "tf32", "bf16"] = _key("full", "products inside the network; full: as model.dtype; tf32: on a GPU; bf16")
     compile: bool = _key(False, "torch.compile of the network")
-    channels_last: bool = _key(False, "store images channels-last, which can speed up convolutions")
+    channels_last: bool = _key(False, "evaluate images channels-last, which can speed up convolutions")
 
     def __post_init__(self) -> None:
         if self.precision != "full" and self.dtype != "float32":
@@ -130,7 +130,7 @@ class SolverConfig:
     subdomains: int = _key(0, "N, the number of subdomains; 0: one per rank")
     combine: Literal["mean", "sum"] = _key("mean", "s~ = sum (p_i/p) s_i, or sum s_i as in the paper")
     radius: Literal["own", "shared"] = _key("own", "whether ball and global step have a radius each, or share one")
-    momentum: bool = _key(True, "sweep, mean: keep the fraction of the last summed step that cancels in the mean of the local steps")
+    momentum: bool = _key(True, "sweep, mean: add as large a part of the last summed step as cancels in the mean of the steps")
     consistent: bool = _key(True, "first-order consistency r_i of eq. (4); off only for study")
     average: int = _key(8, "apts: p: the result is the mean of the iterates theta_j, weighted by about j^p; 0: the last iterate")
 
@@ -167,7 +167,7 @@ class StopConfig:
 class CommConfig:
     """How ranks communicate."""
 
-    reduction: Literal["auto", "mpi", "tree"] = _key("auto", "tree: the same bits on 1, 2, 4, ... ranks; auto: MPI where it gives them")
+    reduction: Literal["auto", "mpi", "tree"] = _key("auto", "host sums; tree: same bits on 1, 2, 4, ... ranks; auto: MPI if it gives them")
     count_limit: int = _key(2**30, "most elements in one MPI call; longer buffers are sent in pieces")
     transport: Literal["auto", "host", "device", "nccl"] = _key("host", "from a GPU: pinned memory, device memory (auto: if MPI can), NCCL")
     emulate_latency: float = _key(0.0, "latency in seconds of an emulated network, which delays every reduction; 0: none")

@@ -50,10 +50,10 @@ class SafetyConfig:
     """What is checked during a run."""
 
     verify: int = key(20, "outer iterations between comparisons of the hash of theta across ranks; 0: only at the end")
-    on_difference: Literal["halt", "heal"] = key("halt", "if ranks differ: end the run, or copy theta and state of the majority")
+    on_difference: Literal["halt", "heal"] = key("halt", "if ranks differ: end the run, or copy a majority's theta and state")
     checksum: bool = key(True, "compare every reduced vector with the exact sum of the ranks' checksums")
     watchdog: bool = key(True, "a thread that finds stuck ranks, names them and ends the run")
-    deadline: float = key(600.0, "seconds without progress after which a rank counts as stuck")
+    deadline: float = key(600.0, "seconds without progress after which a rank that waits for no other counts as stuck")
     deadline_setup: float = key(1800.0, "the same during set-up")
 
     def __post_init__(self) -> None:

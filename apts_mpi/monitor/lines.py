@@ -14,7 +14,7 @@ LEGEND = {  # column -> its words
     "epoch": "passes of the data order so far", "k": "outer iteration", "loss": "training loss before the step",
     "|g|": "norm of its gradient", "rho": "actual / predicted decrease", "radius": "bound on the step's length",
     "acc": "accepted (y, n): step of the subdomains / global step", "local": "local iterations of all subdomains",
-    "evals": "gradient evaluations so far, in training sets", "reds": "sums of a whole vector over the ranks",
+    "evals": "gradient evaluations so far, in training sets", "reds": "reductions of a whole vector so far",
     "test%": "test accuracy", "time": "time spent", "eta": "time left",
 }  # fmt: skip
 TEST = "test%"  # the column that a run without class labels does without

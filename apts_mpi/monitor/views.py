@@ -59,7 +59,7 @@ class Nothing:
 class Plain:
     """Timestamped lines without colour, flushed one by one; beyond ``PLENTY`` at most one in ``PAUSE`` seconds.
 
-    Exempt from that are iterations with a test accuracy and the last one.
+    Exempt from that are a test accuracy, unless every iteration has one, and the last line before ``close``.
     """
 
     width: int | None = None
@@ -67,7 +67,7 @@ class Plain:
     def __init__(self, stream: IO[str], without: Sequence[str] = ()) -> None:
         """``without``: columns that are left out."""
         self._stream, self._without, self._shown = stream, without, 0
-        self._last, self._left_out = -math.inf, ""
+        self._last, self._left_out, self._tested, self._told = -math.inf, "", False, False
 
     def text(self, lines: Sequence[str]) -> None:
         self._write(lines, stamped=False)
@@ -76,11 +76,14 @@ class Plain:
         self._write([f"note: {text}"], stamped=True)
 
     def step(self, info: StepInfo, extra: Extra) -> None:
-        text = line(info, extra, self._without)
-        if self._shown >= PLENTY and extra.get("accuracy") is None and monotonic() - self._last < PAUSE:
-            self._left_out = text
-        else:
+        text, tested = line(info, extra, self._without), math.isfinite(number(extra, "accuracy"))
+        rare, self._tested = tested and not self._tested, tested
+        if self._shown < PLENTY or rare or monotonic() - self._last >= PAUSE:
             self._show(text)
+            return
+        if not self._told:
+            self.note(f"from here on at most one line in {PAUSE:g} s, beside rare test accuracies and the last iteration")
+        self._told, self._left_out = True, text
 
     def close(self) -> None:
         if self._left_out:
@@ -93,8 +96,6 @@ class Plain:
         self._shown += 1
         self._write([text], stamped=True)
         self._last, self._left_out = monotonic(), ""
-        if self._shown == PLENTY:
-            self.note(f"from here on at most one line in {PAUSE:g} s, beside those with a test accuracy and the last")
 
     def _write(self, lines: Sequence[str], stamped: bool) -> None:
         stamp = f"{datetime.now():%H:%M:%S} " if stamped else ""

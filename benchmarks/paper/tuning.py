@@ -78,7 +78,7 @@ def _row(label: str, case: Case, store: Store) -> Row:
 def summary(place: Place, base: Row, rows: list[Row], seeds: int) -> Row:
     """Largest changes of a place so far, each with the seeds of its row alone; a verdict when all runs are there.
 
-    ``runs``: seeds of the rows that are made with all.
+    ``runs``: seeds of the rows at the ends, and of those between.
     """
     there = [row for row in rows if row["runs"] and row["accuracies"].keys() <= base["accuracies"].keys()]
     points = [abs(_change(row, base, "accuracies")) for row in there]
@@ -91,9 +91,14 @@ def summary(place: Place, base: Row, rows: list[Row], seeds: int) -> Row:
         "problem": base["problem"], "subdomains": place.subdomains, "default": base["shown"], "rows": len(there),
         "points": max(points, default=math.nan), "points_bar": place.points, "passes": base["passes"],
         "work": 100 * max(work) if reached else math.nan, "work_bar": 100 * WORK,
-        "values": base["values"], "runs": min((row["runs"] for row in there if not row["wanted"]), default=0),
+        "values": base["values"], "runs": f"{_seeds(there, 0)}, {_seeds(there, 1)}",
         "met": (max(points) <= place.points and reached and max(work) <= WORK and stayed) if complete else None,
     }  # fmt: skip
+
+
+def _seeds(rows: list[Row], wanted: int) -> int:
+    """Fewest seeds of the rows that are to have so many (0: all)."""
+    return min((row["runs"] for row in rows if row["wanted"] == wanted), default=0)
 
 
 def _change(row: Row, base: Row, what: str) -> float:
@@ -122,7 +127,7 @@ SUMS = {
     "problem": ("problem", ""), "subdomains": ("N", "d"), "default": ("default constants %", ""),
     "points": ("largest change, points", ".2f"), "points_bar": ("bar", ".1f"),
     "passes": ("evaluations to target", ".1f"), "values": ("losses alone", ".1f"), "work": ("largest change, %", ".0f"),
-    "work_bar": ("bar", ".0f"), "rows": ("settings", "d"), "runs": ("seeds", "d"), "met": ("met", ""),
+    "work_bar": ("bar", ".0f"), "rows": ("settings", "d"), "runs": ("seeds: ends, between", ""), "met": ("met", ""),
 }  # fmt: skip
 LINES = {
     "problem": ("problem", ""), "subdomains": ("N", "d"), "setting": ("setting", ""), "shown": ("test accuracy %", ""),

@@ -17,6 +17,7 @@ chosen=0 extra=() recorder=python
 . "$(dirname -- "${BASH_SOURCE[0]}")/../stages.sh"
 
 begin "$venv/fault-logs"
+promise campaigns
 { # these wait most of the time
     slurm -m fault
     one_process campaigns "fault and not mpi" tests/campaigns
@@ -27,6 +28,7 @@ for ranks in 2 3 4; do parallel mpich "$ranks" "fault and mpi" mpiexec; done
 if [ "$openmpi" = true ]; then
     under_openmpi
     for ranks in 2 3 4; do parallel openmpi "$ranks" "fault and mpi" mpiexec --oversubscribe; done
+    promise openmpi-launch
     one_process openmpi-launch "fault and not mpi" tests/launch tests/faults &
     one_process openmpi-campaigns "fault and not mpi" tests/campaigns
     wait

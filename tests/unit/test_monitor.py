@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,28 +144,36 @@ def test_plain_log_has_stamps_header_again_and_no_colour() -> None:
     assert written[-1][9:] == "note: the radius is small"
 
 
-def plain(accuracy: float | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a log has of 300 iterations within two seconds, cut off by an error."""
-    clock = iter(range(10_000))
-    monkeypatch.setattr(views, "monotonic", lambda: next(clock) / 300)  # asked twice for each line in the end
+def plain(count: int, accuracy: Callable[[int], float | None], monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], int]:
+    """Which iterations a log shows when 300 pass in a second and an error ends them, and how often it says that some are left out."""
+    now = [0.0]
+    monkeypatch.setattr(views, "monotonic", lambda: now[0])
     out = io.StringIO()
-    with pytest.raises(KeyboardInterrupt), Monitor("plain", 300, "title", out) as screen:
-        for k in range(300):
-            screen.step(replace(INFO, k=k), {**EXTRA, "accuracy": accuracy})
+    with pytest.raises(KeyboardInterrupt), Monitor("plain", count, "title", out) as screen:
+        for k in range(count):
+            screen.step(replace(INFO, k=k), {**EXTRA, "accuracy": accuracy(k)})
+            now[0] += 1 / 300
         raise KeyboardInterrupt
-    return out.getvalue().splitlines()
+    written = out.getvalue().splitlines()
+    shown = [int(match[1]) for row in written if (match := re.match(r"\d\d:\d\d:\d\d +3\.5 +(\d+) ", row))]
+    return shown, sum("at most one line in 1 s" in row for row in written)
 
 
-def test_a_plain_log_of_very_many_iterations_has_one_line_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = plain(None, monkeypatch)
-    found = [int(match[1]) for row in written if (match := re.match(r"\d\d:\d\d:\d\d +3\.5 +(\d+) ", row))]
-    assert found[: views.PLENTY] == list(range(views.PLENTY)) and found[-1] == 299
-    assert len(found) <= views.PLENTY + 3
-    assert sum("at most one line in 1 s" in row for row in written) == 1
+@pytest.mark.parametrize("accuracy", [None, math.nan, 97.0], ids=["never tested", "no labels", "tested every time"])
+def test_a_plain_log_of_very_many_iterations_has_one_line_a_second(accuracy: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, told = plain(1400, lambda k: accuracy, monkeypatch)
+    assert shown[: views.PLENTY] == list(range(views.PLENTY)) and shown[-1] == 1399 and told == 1
+    later = [k for k in shown if views.PLENTY <= k < 1399]
+    assert later == pytest.approx([499, 799, 1099], abs=2)
 
 
-def test_a_line_with_a_test_accuracy_is_never_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sum(" 97.75 " in row for row in plain(97.75, monkeypatch)) == 300
+def test_a_rare_test_accuracy_is_never_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, _ = plain(1000, lambda k: 97.0 if k % 100 == 50 else None, monkeypatch)
+    assert set(range(50, 1000, 100)) <= set(shown)
+
+
+def test_nothing_is_said_to_be_left_out_where_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plain(views.PLENTY, lambda k: None, monkeypatch) == (list(range(views.PLENTY)), 0)
 
 
 def test_finish_prints_phases_and_result() -> None:
