@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from apts_mpi.baseline import ALL_REDUCE
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
-from apts_mpi.parallel.devices import crowds
+from apts_mpi.parallel.devices import allotted_gpus, crowds
 from apts_mpi.partition import block
 from apts_mpi.problem.doubles import sketch
 from apts_mpi.problem.flat import FlatModel, random_layers
@@ -81,8 +81,9 @@ def _check_start(problem: Problem, few: Samples, loss: float) -> None:
 
 
 def notes(problem: Problem, config: Config, comm: Communicator, threads: int) -> list[str]:
-    """What is allowed but worth a word: of the samples, the minibatches, and the ``threads`` of a rank. Every rank calls."""
-    return [*_doubles(problem, comm), *_absent(problem, comm), *_batches(problem, config), *_crowds(problem, config, comm, threads)]
+    """What is allowed but worth a word: of the samples, the minibatches, the ``threads`` of a rank and its device. Every rank calls."""
+    samples = [*_doubles(problem, comm), *_absent(problem, comm), *_batches(problem, config)]
+    return [*samples, *_crowds(problem, config, comm, threads), *_gpus(problem, config)]
 
 
 def _batches(problem: Problem, config: Config) -> Iterator[str]:
@@ -101,6 +102,15 @@ def _crowds(problem: Problem, config: Config, comm: Communicator, threads: int) 
             key = "--run.threads " if config.run.threads else "OMP_NUM_THREADS="
             less = f"; {key}{most} leaves each thread a core" if threads > most and ranks <= cores else ""
             yield f"{ranks} ranks of {threads} threads share the {cores} cores of {host}{less}"
+
+
+def _gpus(problem: Problem, config: Config) -> Iterator[str]:
+    """A note on GPUs that the job has and torch does not see, on this rank."""
+    if problem.theta.device.type == "cpu" and config.run.device == "auto" and (told := allotted_gpus()):
+        yield (
+            f"Slurm gave this job GPUs ({told}), but torch {torch.__version__} sees none: the ranks compute on the CPU; "
+            "install torch for CUDA or ROCm, or set --run.device cpu"
+        )
 
 
 def _doubles(problem: Problem, comm: Communicator) -> Iterator[str]:

@@ -16,6 +16,8 @@ fi
 cd -- "$root"
 environment "$root/.venv" mpich,demo,plot,study
 export PATH="$root/.venv/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c GPU || true) # with fewer than ranks the example stays on the CPU: no GPU is shared unasked
+[ "${gpus:-0}" = 0 ] || [ "$ranks" -le "$gpus" ] || export APTS_RUN__DEVICE="${APTS_RUN__DEVICE:-cpu}"
 [ "$ranks" -le "$(env -u OMP_NUM_THREADS nproc)" ] || export MPIR_CVAR_ENABLE_HEAVY_YIELD=1 # more ranks than cores: waiting must not take a core
 
 [ -e data/digits/manifest.json ] || python -m apts_mpi data convert digits - data/digits

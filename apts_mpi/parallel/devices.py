@@ -12,6 +12,8 @@ from apts_mpi.parallel.handshake import HandshakeError, TextGatherer
 if TYPE_CHECKING:
     from torch import device
 
+ALLOTTED = ("SLURM_GPUS_ON_NODE", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS")
+
 
 class Neighbour(TextGatherer, Protocol):
     """A communicator that knows its place on the node."""
@@ -98,6 +100,11 @@ def crowds(comm: Neighbour, threads: int) -> list[tuple[str, int, int]]:
         if ranks * threads > cores:
             found.append((host, ranks, cores))
     return found
+
+
+def allotted_gpus(environ: Mapping[str, str] = os.environ) -> str:
+    """The variable by which Slurm says that this job has GPUs, with its value; empty if none says so."""
+    return next((f"{name} = {environ[name]}" for name in ALLOTTED if environ.get(name, "0") not in ("", "0")), "")
 
 
 def affinity() -> list[int]:

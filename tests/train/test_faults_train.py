@@ -76,6 +76,14 @@ def test_more_threads_than_cores_are_noted(tmp_path: Path, monkeypatch: pytest.M
     assert notes[0].startswith("1 ranks of 2 threads share the 1 cores of ") and notes[-1] == "--run.threads 1 leaves each thread a core"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
+def test_gpus_that_torch_does_not_see_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "4")
+    run = {"dir": str(tmp_path / "auto"), "threads": 1, "device": "auto"}
+    assert noted(stop={"epochs": 1}, run=run)[0].startswith("Slurm gave this job GPUs (SLURM_GPUS_ON_NODE = 4), but torch ")
+    assert not noted(stop={"epochs": 1}, run={**run, "dir": str(tmp_path / "cpu"), "device": "cpu"})
+
+
 @pytest.mark.fault(19)
 def test_statistics_that_run_in_a_layer_of_another_kind_are_refused() -> None:
     x, y = torch.randn(60, 2, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % CLASSES

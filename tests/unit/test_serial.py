@@ -173,6 +173,11 @@ def test_hosts_whose_threads_share_cores() -> None:
     assert devices.crowds(Ranks(['["a", [3]]', '["a", [3]]', '["b", [4]]']), 1) == [("a", 2, 1)]
 
 
+def test_gpus_of_a_job_are_known_from_its_variables() -> None:
+    assert devices.allotted_gpus({}) == devices.allotted_gpus({"SLURM_GPUS_ON_NODE": "0", "SLURM_JOB_GPUS": ""}) == ""
+    assert devices.allotted_gpus({"SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_GPUS": "0,1,2,3"}) == "SLURM_GPUS_ON_NODE = 4"
+
+
 def test_launched_only_with_a_sign_of_several_ranks() -> None:
     assert not launch.launched({})
     assert not launch.launched({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"})
