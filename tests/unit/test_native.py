@@ -18,10 +18,16 @@ from apts_mpi.native import device, extension, kernels, small, twins
 NEEDED = pytest.mark.skipif(extension.extension() is None, reason=f"kernels: {extension.state()}")
 DTYPES = (torch.float32, torch.float64)
 LENGTHS = (1, 7, 8, 511, 513, 8_191, 8_193, 40_007)
+IN_A_ROW = 8192 // 2 + 16  # additions: a block in vectors of two float64, the narrowest, and the blocks pairwise
 
 
 def close(a: float, b: float, size: float, dtype: torch.dtype) -> bool:
     return abs(a - b) <= 8 * torch.finfo(dtype).eps * size + 1e-300
+
+
+def summed(a: float, b: float, size: float) -> bool:
+    """Whether ``a`` is the sum ``b`` up to what its additions in float64 may round; ``size``: the sum of its terms without their signs."""
+    return abs(a - b) <= IN_A_ROW * 0.5 * torch.finfo(torch.float64).eps * size
 
 
 def case(n: int, dtype: torch.dtype, rows: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -50,7 +56,7 @@ def test_observe(n: int, dtype: torch.dtype, used: int) -> None:
     assert len(found) == len(wanted) == 3 * used + 10
     assert all(close(a, b, largest, dtype) for a, b in zip(found, wanted, strict=True))
     exact = [math.fsum((row.double() * other.double()).tolist()) for row in memory[:used] for other in (memory[12], memory[13], grad_new)]
-    assert all(abs(a - b) <= 1e-13 * largest for a, b in zip(found, exact, strict=False))
+    assert all(summed(a, b, largest) for a, b in zip(found, exact, strict=False))
 
 
 @NEEDED
@@ -64,7 +70,7 @@ def test_combine(n: int, dtype: torch.dtype, count: int) -> None:
     square, wanted = kernels.combine_(memory, chosen, weights, -0.7, grad, out), twins.combine_(memory, chosen, weights, -0.7, grad, other)
     assert torch.allclose(out, other, rtol=0, atol=32 * torch.finfo(dtype).eps * float(memory.abs().max()))
     assert close(square, wanted, 16 * wanted, dtype)
-    assert close(square, math.fsum(out.double().square().tolist()), square, torch.float64)  # exact
+    assert summed(square, math.fsum(out.double().square().tolist()), square)
 
 
 @NEEDED
@@ -78,7 +84,7 @@ def test_reach(n: int, dtype: torch.dtype) -> None:
     for value, of_twin, other in zip(found, expected, (ours[0], memory[1]), strict=True):
         products = ours[0].double() * other.double()
         assert close(value, float(of_twin), float(products.abs().sum()), dtype)
-        assert close(value, math.fsum(products.tolist()), float(products.abs().sum()), torch.float64)  # exact
+        assert summed(value, math.fsum(products.tolist()), float(products.abs().sum()))
 
 
 @NEEDED
@@ -91,7 +97,7 @@ def test_blend(n: int, dtype: torch.dtype) -> None:
     size = float(memory[:2].abs().max() + fresh.abs().max() + kept.abs().max())
     assert torch.allclose(momentum, other, rtol=0, atol=4 * torch.finfo(dtype).eps * size)
     assert close(square, wanted, 16 * n * size**2, dtype)
-    assert close(square, math.fsum(momentum.double().square().tolist()), square, torch.float64)  # exact
+    assert summed(square, math.fsum(momentum.double().square().tolist()), square)
     start = torch.zeros_like(momentum)
     kernels.blend_(start, kept.clone(), kept, grad, 0.5)
     assert torch.equal(start, 0.5 * grad), "at theta_k the gradient is the global one, to the bit"
