@@ -29,21 +29,16 @@ check mypy mypy
 [ "$chosen" != 0 ] || check paper timeout -k 10 180 python benchmarks/paper --quick
 [ "$chosen" != 0 ] || check wheels bash tests/wheels.sh
 [ "$chosen" != 0 ] || check sanitizers bash tests/sanitize.sh
-promise campaigns
-{ # these wait most of the time
-    slurm
-    one_process campaigns "not mpi" tests/campaigns "$@"
-} &
+slurm & # it waits most of the time
 one_process unit "not mpi" --ignore=tests/slurm --ignore=tests/campaigns "$@"
+one_process campaigns "not mpi" tests/campaigns "$@"
 wait
 for ranks in 1 2 3 4; do parallel mpich "$ranks" mpi mpiexec; done
 if [ "$openmpi" = true ]; then
     under_openmpi
     for ranks in 1 2 3 4; do parallel openmpi "$ranks" mpi mpiexec --oversubscribe; done
-    promise openmpi-launch
-    one_process openmpi-launch "not mpi" tests/launch tests/faults "$@" & # what starts mpiexec by itself
+    one_process openmpi-launch "not mpi" tests/launch tests/faults "$@" # what starts mpiexec by itself
     one_process openmpi-campaigns "not mpi" tests/campaigns "$@"
-    wait
     export PATH=$venv/bin:$path
 fi
 if [ "$chosen" = 0 ]; then
