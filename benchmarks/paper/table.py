@@ -14,6 +14,7 @@ from paper.curves import Curve, facts_of
 
 Row = dict[str, Any]
 SEVERAL = "seeds of several sources"
+PROCESSORS = "several kinds of processor"
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,11 @@ def mixed(curves: Iterable[Curve]) -> bool:
 
 
 def marked(row: Row, label: str, curves: Sequence[Curve]) -> Row:
-    """A row of these runs; of several sources it says so and gets no verdict."""
-    if not mixed(curves):
-        return row | {"mixed": False}
-    return row | {"mixed": True, label: f"{row[label]} ({SEVERAL})"} | ({"met": None} if "met" in row else {})
+    """A row of these runs; of several sources it says so and gets no verdict, of several processors, which round otherwise, it says so."""
+    kinds = {str(curve.facts.get("cpu")).rpartition(", ")[0] for curve in curves}  # without the number of CPUs
+    marks = [SEVERAL] * mixed(curves) + [PROCESSORS] * (len(kinds) > 1)
+    found = row | {"mixed": mixed(curves)} | ({label: f"{row[label]} ({'; '.join(marks)})"} if marks else {})
+    return found | ({"met": None} if found["mixed"] and "met" in row else {})
 
 
 def spread(values: Sequence[float], style: str = ".2f") -> str:

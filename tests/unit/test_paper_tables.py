@@ -181,6 +181,16 @@ def test_seeds_of_several_sources_get_no_verdict() -> None:
     assert "several sources" in variants.table("t", "T", "", (variants.OURS, changed), (place,), MadeUp(runs))[0].rows[1][place.title]
 
 
+def test_seeds_of_several_processors_are_marked_and_keep_their_verdict() -> None:
+    here, there = ({"source_sha256": "s", "cpu": f"AMD EPYC, {kind}"} for kind in ("avx2, 2 CPUs", "avx512f, 2 CPUs"))
+    first, second = replace(curve([99] * 4), facts=here), replace(curve([99] * 4, 1000), facts=there)
+    assert str(row(first, second)["method"]).endswith("(several kinds of processor)") and row(first, second)["met"] is True
+    more = replace(second, facts={**here, "cpu": "AMD EPYC, avx2, 16 CPUs"})
+    assert "processor" not in str(row(first, more)["method"])
+    old = replace(second, facts={**there, "source_sha256": "t"})
+    assert str(row(first, old)["method"]).endswith("(seeds of several sources; several kinds of processor)")
+
+
 def test_seconds_are_shown_of_runs_that_had_the_machine_alone() -> None:
     alone = replace(curve([99] * 4), facts={"source_sha256": "s", "jobs": 1, "ranks": 2})
     assert (row(alone)["seconds"], row(alone)["ranks"]) == (3, "2")
