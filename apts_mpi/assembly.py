@@ -119,7 +119,9 @@ def from_shards(train: Split, test: Split | None, form: str, limit: int, fingerp
 def from_tensors(inputs: Values, targets: Values, test: tuple[Values, Values] | None, module: nn.Module) -> Data:
     """A data set in memory, taken as it is; integers are tokens of a ``module`` with an Embedding. ValueError if they do not fit."""
     train = _pair(inputs, targets, module)
-    held = _pair(*test, module) if test else None
+    if test is not None and not (isinstance(test, tuple | list) and len(test) == 2):
+        raise ValueError(f"test must be a pair (inputs, targets), got {type(test).__name__}")
+    held = _pair(*test, module) if test is not None else None
     digest = hashlib.sha256()
     for values in (train.inputs, train.targets, *((held.inputs, held.targets) if held else ())):
         digest.update(f"{tuple(values.shape)}{values.dtype}".encode())

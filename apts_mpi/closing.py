@@ -90,22 +90,23 @@ def shown(
         saved: about checkpoints.
         averaged: the result is the mean of the iterates.
     """
-    of_mean = MEAN if averaged else ""
-    loss = f"{result.loss:.4g}{of_mean if result.status is not Status.INTERRUPTED else ''}"  # see Loop._finish
-    accuracy = {} if math.isnan(result.accuracy) else {"test accuracy": f"{result.accuracy:.2f} %{of_mean}"}
+    of_mean, last = MEAN if averaged else "", " on the last minibatch" if problem.objective.batches > 1 else ""
+    loss = f"{result.loss:.4g}{last}{of_mean if result.status is not Status.INTERRUPTED else ''}"  # see Loop._finish
+    tested = {} if math.isnan(result.test_loss) else {"test loss": f"{result.test_loss:.4g}{of_mean}"}
+    tested |= {} if math.isnan(result.accuracy) else {"test accuracy": f"{result.accuracy:.2f} %{of_mean}"}
     facts: dict[str, object] = {
-        "status": result.status.value, "training loss": loss, **accuracy,
+        "status": result.status.value, "training loss": loss, **tested,
         "outer iterations": len(result.steps), "evaluations": f"{result.passes:.1f} passes over the training set",
         "reductions": f"{result.reductions} vectors of {result.theta.numel():,} numbers", "time": f"{result.seconds:.1f} s",
     }  # fmt: skip
     facts |= {"checkpoints": saved} if saved else {}
     facts |= {"run": result.directory or "not stored"}
     known = problem.arithmetic
-    total, last = (
+    total, recent = (
         known.total(*(sum(getattr(info, name) for info in steps) for name in ("gradient_samples", "value_samples")))
         for steps in (result.steps, result.steps[since:])
     )
-    text = known.text(total, last, comm.size, result.seconds, timing.table(rows))
+    text = known.text(total, recent, comm.size, result.seconds, timing.table(rows))
     return facts | ({"arithmetic": text} if text else {})
 
 

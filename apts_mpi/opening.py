@@ -35,7 +35,8 @@ def described(config: Config) -> str:
 
 def header(config: Config, problem: Problem, ranks: int, threads: int, place: str, facts: Mapping[str, str]) -> dict[str, object]:
     """Facts about a run for the first lines of its output; ``place``: where it is stored."""
-    share = f"{problem.objective.batch_samples:,} of {problem.samples:,} samples per outer iteration"
+    about = "about " if problem.objective.batches > 1 else ""
+    share = f"{about}{problem.objective.batch_samples:,} of {problem.samples:,} samples per outer iteration"
     name = type(problem.flat.module).__name__ if problem.data.in_memory else config.model.name
     known: dict[str, object] = {
         "data": f"{problem.data.name}, {share}", "model": f"{name}, n = {problem.theta.numel():,}, {config.model.dtype}",

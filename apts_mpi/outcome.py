@@ -29,6 +29,7 @@ class Progress:
     bytes: int = 0  # of earlier starts
     seconds: float = 0.0  # of earlier starts, run phase
     accuracy: float = math.nan  # test set, per cent, last known
+    test_loss: float = math.nan  # mean over the test set, last known in this start
 
     def add(self, info: StepInfo) -> None:
         """One more outer iteration."""
@@ -51,6 +52,7 @@ class Result:
     seconds: float
     directory: str  # of the run; empty if none was written
     unsaved: str = ""  # why the state at the end is in no checkpoint; empty if it is, or if none was wanted before a regular end
+    test_loss: float = math.nan  # mean over the test set; nan without one
 
     @property
     def exit_code(self) -> int:

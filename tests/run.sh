@@ -11,7 +11,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --openmpi) openmpi=true ;;
         --) shift; break ;;
-        *) echo "usage: bash tests/run.sh [--openmpi] [-- PYTEST ARGUMENTS]" >&2; exit 2 ;;
+        *) echo "unknown argument: $1; usage: bash tests/run.sh [--openmpi] [-- PYTEST ARGUMENTS]" >&2; exit 2 ;;
     esac
     shift
 done

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Protocol
@@ -82,13 +84,13 @@ class Plain:
             self._show(text)
             return
         if not self._told:
-            self.note(f"from here on at most one line in {PAUSE:g} s, beside rare test accuracies and the last iteration")
+            self.note(f"from here on at most one line in {PAUSE:g} s, beside test accuracies and the last iteration; the records have all")
         self._told, self._left_out = True, text
 
     def close(self) -> None:
         if self._left_out:
             self._show(self._left_out)
-        self._stream.flush()
+        self._write([], stamped=False)
 
     def _show(self, text: str) -> None:
         if self._shown % HEADER_EVERY == 0:
@@ -99,8 +101,12 @@ class Plain:
 
     def _write(self, lines: Sequence[str], stamped: bool) -> None:
         stamp = f"{datetime.now():%H:%M:%S} " if stamped else ""
-        self._stream.write("".join(f"{stamp}{text}\n" for text in lines))
-        self._stream.flush()
+        try:
+            self._stream.write("".join(f"{stamp}{text}\n" for text in lines))
+            self._stream.flush()
+        except BrokenPipeError:  # whoever read has gone; the run goes on
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 class Live:

@@ -25,6 +25,12 @@ def train_here(*arguments: Any, **sections: Any) -> Result:
     return train(*arguments, config=settings(**sections), comm=SerialCommunicator())
 
 
+@pytest.mark.parametrize("held", [torch.zeros(3, 4), (torch.zeros(3, 4),)])
+def test_a_test_set_that_is_no_pair_is_refused(held: Any) -> None:
+    with pytest.raises(SetupError, match=r"test must be a pair \(inputs, targets\), got "):
+        train(network(), *task(), test=held, config=settings(), comm=SerialCommunicator())
+
+
 @pytest.mark.fault(29)
 def test_a_fractional_label_names_the_sample() -> None:
     x, y = task()

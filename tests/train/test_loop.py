@@ -203,7 +203,7 @@ def test_monitor_shows_a_line_per_iteration_and_the_table(capsys: pytest.Capture
 def test_figures_of_the_mean_of_the_iterates_say_so(average: int, capsys: pytest.CaptureFixture[str]) -> None:
     run(test=task(100, seed=5), stop={"epochs": 2}, run={"monitor": "plain"}, solver={"average": average})
     shown = capsys.readouterr().out
-    assert len(re.findall(r"^(?:training loss|test accuracy) .* \(mean of the iterates\)$", shown, re.M)) == (2 if average else 0)
+    assert len(re.findall(r"^(?:training loss|test loss|test accuracy) .* \(mean of the iterates\)$", shown, re.M)) == (3 if average else 0)
     assert ("test accuracy, mean of the iterates" in shown) == bool(average)
 
 
@@ -211,6 +211,12 @@ def test_figures_of_the_mean_of_the_iterates_say_so(average: int, capsys: pytest
 def test_numbers_to_predict_have_no_accuracy(test: bool, capsys: pytest.CaptureFixture[str]) -> None:
     x = task()[0]
     pair = x, x[:, :1] * 2
-    run(network(outputs=1), pair, "mse", pair if test else None, stop={"epochs": 2}, run={"monitor": "plain"})
+    result = run(network(outputs=1), pair, "mse", pair if test else None, stop={"epochs": 2}, run={"monitor": "plain"})
     shown = capsys.readouterr().out
     assert "accuracy" not in shown and "test%" not in shown and "nan" not in shown and "training loss" in shown
+    assert ("test loss" in shown) == test == math.isfinite(result.test_loss)
+    if test:  # the same samples
+        with torch.no_grad():
+            net = network(outputs=1)
+            torch.nn.utils.vector_to_parameters(result.theta, net.parameters())
+            assert result.test_loss == pytest.approx(float(torch.nn.functional.mse_loss(net(x), pair[1])), rel=1e-5)

@@ -176,6 +176,25 @@ def test_nothing_is_said_to_be_left_out_where_nothing_is(monkeypatch: pytest.Mon
     assert plain(views.PLENTY, lambda k: None, monkeypatch) == (list(range(views.PLENTY)), 0)
 
 
+READER = """
+import sys
+from apts_mpi.monitor import Monitor
+with Monitor("plain") as screen:
+    for k in range(20_000):
+        screen.say("a line that nobody reads")
+sys.stderr.write("done")
+"""
+
+
+def test_a_reader_that_goes_away_ends_nothing() -> None:
+    writer = subprocess.Popen([sys.executable, "-c", READER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stderr is not None
+    assert writer.stdout.readline() == "a line that nobody reads\n"
+    writer.stdout.close()
+    assert writer.stderr.read() == "done" and writer.wait(60) == 0
+    writer.stderr.close()
+
+
 def test_finish_prints_phases_and_result() -> None:
     out, timers = io.StringIO(), Timers()
     timers.phase("run")
