@@ -113,7 +113,7 @@ class Loop:
         ended = status not in (Status.RUNNING, Status.INTERRUPTED)
         looked = self._problem.test is not None and (ended or (every and (k + 1) % every == 0))
         if looked:
-            self._progress.accuracy = self._test(status)
+            self._test(status)
             if not ended and self._progress.accuracy >= self._config.stop.target_accuracy:
                 status = Status.TARGET_ACCURACY
                 self._verify(k + 1, True)
@@ -178,14 +178,12 @@ class Loop:
         """The parameters that are shown: theta where the method has come to its end there, else the mean if there is one."""
         return self._problem.theta if status in ENDS else result_of(self._solver)
 
-    def _test(self, status: Status) -> float:
-        """Accuracy on the test set in per cent, nan if the targets are no labels; and note the loss there. Every rank calls."""
+    def _test(self, status: Status) -> None:
+        """Note loss and accuracy on the test set; every rank calls."""
         assert self._problem.test is not None
         with self._timers(timing.TEST):
             rows = self._comm.gather(score(self._problem.flat, self._problem.loss, self._problem.test, self._result(status)))
-        count = sum(row[2] for row in rows)
-        self._progress.test_loss = sum(row[0] for row in rows) / count
-        return 100 * sum(row[1] for row in rows) / count
+        self._progress.tested(rows)
 
     def _verify(self, done: int, saving: bool) -> bool:
         """Compare theta over the ranks when it is time, and before it is kept; whether ranks differed and were mended. Every rank calls."""
@@ -237,10 +235,8 @@ class Loop:
         passes, loss = now.samples / self._problem.samples, known_loss(now.steps[-1])
         if theta is not self._solver.theta and status is not Status.INTERRUPTED:  # the records' losses are those of the iterates
             loss = closing.loss_at(self._problem, comm, theta, len(now.steps) - 1, self._config)
-        unsaved = self._unsaved if self._keeps else UNWANTED if status is Status.INTERRUPTED else ""
-        result = Result(
-            status, theta, now.steps, now.accuracy, loss, passes, now.reductions, now.seconds, self._place, unsaved, now.test_loss,
-        )  # fmt: skip
+        why = self._unsaved if self._keeps else UNWANTED if status is Status.INTERRUPTED else ""
+        result = Result(status, theta, now.steps, now.accuracy, loss, passes, now.reductions, now.seconds, self._place, why, now.test_loss)
         self._problem.flat.restore(theta)  # first: a full disk must not cost the caller the module
         closing.store(self._directory, comm, self._problem, self._timers, rows, result, now, self._batches, self._warn)
         facts = closing.shown(result, self._problem, comm, rows, self._since, self._checkpoints.told(), theta is not self._solver.theta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,11 @@ class Progress:
     seconds: float = 0.0  # of earlier starts, run phase
     accuracy: float = math.nan  # test set, per cent, last known
     test_loss: float = math.nan  # mean over the test set, last known in this start
+
+    def tested(self, rows: Sequence[Sequence[float]]) -> None:
+        """A test, from each rank's sum of losses, number of right predictions (nan if the targets are no labels) and samples."""
+        loss, right, count = (sum(column) for column in zip(*rows, strict=True))
+        self.test_loss, self.accuracy = loss / count, 100 * right / count
 
     def add(self, info: StepInfo) -> None:
         """One more outer iteration."""
