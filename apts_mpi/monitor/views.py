@@ -105,8 +105,8 @@ class Plain:
             self._stream.write("".join(f"{stamp}{text}\n" for text in lines))
             self._stream.flush()
         except BrokenPipeError:  # whoever read has gone; the run goes on
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as void:
+                os.dup2(void.fileno(), self._stream.fileno())
 
 
 class Live:

@@ -12,7 +12,7 @@ from apts_mpi.parallel.handshake import HandshakeError, TextGatherer
 if TYPE_CHECKING:
     from torch import device
 
-ALLOTTED = ("SLURM_GPUS_ON_NODE", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS")
+ALLOTTED = "SLURM_GPUS_ON_NODE"  # how many the job has here
 
 
 class Neighbour(TextGatherer, Protocol):
@@ -103,8 +103,9 @@ def crowds(comm: Neighbour, threads: int) -> list[tuple[str, int, int]]:
 
 
 def allotted_gpus(environ: Mapping[str, str] = os.environ) -> str:
-    """The variable by which Slurm says that this job has GPUs, with its value; empty if none says so."""
-    return next((f"{name} = {environ[name]}" for name in ALLOTTED if environ.get(name, "0") not in ("", "0")), "")
+    """The variable by which Slurm says that this job has GPUs on this node, with its value; empty if it has none."""
+    count = environ.get(ALLOTTED, "")
+    return "" if count in ("", "0") else f"{ALLOTTED} = {count}"
 
 
 def affinity() -> list[int]:
