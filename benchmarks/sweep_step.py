@@ -42,7 +42,7 @@ NAMES = ("step", "plain", "bare")
 def measure(network: str, samples: int, repeats: int) -> dict[str, Any]:
     """Ratio of a solve to the gradients that it evaluates, at ``samples`` a chunk."""
     (shape, widths), device = NETWORKS[network], torch.device("cpu")
-    config, random = preset("default", model={"name": "paper-mnist", "widths": widths}), torch.Generator().manual_seed(0)
+    config, random = preset("default", model={"name": "mlp", "widths": widths}), torch.Generator().manual_seed(0)
     total = CHUNKS * samples
     inputs, labels = torch.randn(total, *shape, generator=random), torch.randint(0, CLASSES, (total,), generator=random)
     flat = FlatModel(build_model(config.model, shape, CLASSES, 0), torch.float32, device)

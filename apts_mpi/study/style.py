@@ -128,14 +128,16 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def _small(figure: Figure) -> bytes:
-    """A PNG of 256 colours, of lower resolution where it would be too large."""
+    """A PNG of 256 colours, of lower resolution where it would be too large; colours of few points keep an entry of their own."""
     from PIL import Image  # matplotlib needs it too
+
+    packing: dict[str, Any] = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
 
     for dots in RESOLUTIONS:
         raw, packed = io.BytesIO(), io.BytesIO()
         figure.savefig(raw, format="png", dpi=dots, facecolor="white")
         with Image.open(raw) as image:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
+            image.convert("RGB").quantize(256, **packing).save(packed, format="png", optimize=True)
         if len(packed.getvalue()) <= PNG_BYTES:
             break
     return packed.getvalue()
