@@ -1,13 +1,14 @@
 """One command for a machine with a GPU: does the package compute the same there, does it wait or leak, and what does it cost?
 
-    python benchmarks/gpu_check.py [--out gpu.json]      # some minutes; ends with status 1 if a check or a bar fails
-    python benchmarks/gpu_check.py --device cpu          # a trial of the script: what needs a GPU is left out
+    pip install . && python benchmarks/gpu_check.py [--out gpu.json]    # at most 8 minutes; ends with status 1 if a check or a bar fails
+    python benchmarks/gpu_check.py --device cpu                         # a trial of the script: what needs a GPU is left out
 
-Same: 20 outer iterations in float64 on the CPU and on the device take and refuse the same steps, and after 5 theta is the same but for
-rounding, which grows. Waits: how often an outer iteration of the sweep and of L-SR1 stops for the device. Leaks: device memory at its
-peak after 10 and after 25 iterations. Graph: evaluations and sweeps replayed from CUDA graphs against step by step. Formats: TF32,
-bfloat16 and torch.compile. Cost: an outer iteration against its gradient evaluations replayed from one CUDA graph, n = 535,818 (bar
-1.25); L-SR1 against copies at n = 25 M (bar 75 %); ranks that share the device (bar 0.9 of one rank's rate). Each check is a process.
+Kernels: those that pip compiled for a GPU serve on this one. Same: 20 outer iterations in float64 on the CPU and on the device take and
+refuse the same steps, and after 5 theta is the same but for rounding, which grows. Waits: how often an outer iteration of the sweep and
+of L-SR1 stops for the device. Leaks: device memory at its peak after 10 and after 25 iterations. Graph: evaluations and sweeps replayed
+from CUDA graphs against step by step. Formats: TF32, bfloat16 and torch.compile. Cost: an outer iteration against its gradient
+evaluations replayed from one CUDA graph, n = 535,818 (bar 1.25); L-SR1 against copies at n = 25 M (bar 75 %); ranks that share the
+device (bar 0.9 of one rank's rate). Each check is a process.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from origin import origin
 from quasi_newton import Iteration, clock, interval
 
 from apts_mpi import Result, preset, train
+from apts_mpi.native import extension, kernels
 from apts_mpi.problem.models import build_model
 from apts_mpi.storage.convert import convert
 
@@ -77,6 +79,12 @@ def distance(one: Result, other: Result) -> float:
     """Between what two runs ended with, relative."""
     first, second = one.theta.cpu(), other.theta.cpu()
     return float(torch.linalg.vector_norm(first - second) / torch.linalg.vector_norm(first))
+
+
+def built(device: str) -> Facts:
+    """Which kernels serve: on an NVIDIA GPU the compiled ones, on another the torch twins."""
+    serve = kernels.compiled(torch.zeros(1, device=device)) or bool(torch.version.hip)
+    return {"kernels": extension.state(), "refused": kernels.refused(torch.device(device)), "met": serve}
 
 
 def same(device: str) -> Facts:
@@ -248,8 +256,8 @@ def shared(_device: str) -> Facts:
 
 
 CHECKS: dict[str, Callable[[str], Facts]] = {
-    "same": same, "waits": waits, "leaks": leaks, "graph": graph, "formats": formats, "step": step, "bandwidth": bandwidth,
-    "shared": shared,
+    "kernels": built, "same": same, "waits": waits, "leaks": leaks, "graph": graph, "formats": formats, "step": step,
+    "bandwidth": bandwidth, "shared": shared,
 }  # fmt: skip
 WITHOUT_GPU = ("same",)
 
@@ -262,7 +270,7 @@ def checked(name: str, device: str, within: float) -> Facts:
             out, complaints = process.communicate(timeout=within)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # with the ranks that it may have started
-            return {"error": f"not over after {within:.0f} s (--within)", "met": False}
+            return {"error": f"not over after {within:.0f} s (--within, --total)", "met": False}
         except BaseException:  # Ctrl-C, SIGTERM: it has a session of its own
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -289,6 +297,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where to write all figures as JSON, with their provenance, after every check")
     parser.add_argument("--only", nargs="+", default=list(CHECKS), choices=list(CHECKS), metavar="CHECK", help=", ".join(CHECKS))
     parser.add_argument("--within", type=float, default=240.0, help="seconds that a check may take [%(default)g]")
+    parser.add_argument("--total", type=float, default=480.0, help="seconds that all of them may take [%(default)g]")
     parser.add_argument("--alone", choices=list(CHECKS), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     gpu = asked.device.startswith("cuda")
@@ -301,13 +310,13 @@ def main() -> int:
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"), "device": torch.cuda.get_device_name() if gpu else asked.device,
         "cuda": torch.version.cuda, "hip": torch.version.hip, "load": os.getloadavg(), **origin(), "seconds": {}, "results": {},
     }  # fmt: skip
-    fallen = list[str]()
+    fallen, end = list[str](), time.monotonic() + asked.total
     wanted = [name for name in asked.only if gpu or name in WITHOUT_GPU]
     if not wanted:
         parser.error(f"--only {' '.join(asked.only)}: needs a GPU")
     for name in wanted:
         begun = time.perf_counter()
-        found = known["results"][name] = checked(name, asked.device, asked.within)
+        found = known["results"][name] = checked(name, asked.device, min(asked.within, max(end - time.monotonic(), 0.0)))
         known["seconds"][name] = round(time.perf_counter() - begun, 1)
         parts = {name: found} if "met" in found else {f"{name}, {part}": facts for part, facts in found.items()}
         for label, facts in parts.items():

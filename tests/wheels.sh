@@ -63,3 +63,9 @@ if command -v -- "${CXX:-c++}" >/dev/null; then
 else
     echo "no C++ compiler: the wheel with kernels was not built"
 fi
+if command -v cmake >/dev/null && command -v ctest >/dev/null; then # in a checkout: the same suite by ctest
+    cmake -S "$root" -B "$work/build" >"$work/build.log" 2>&1 || { cat -- "$work/build.log" >&2; exit 1; }
+    expect "Total Tests: 5" "$(ctest --test-dir "$work/build" -N | tail -n 1)" # unit, and 1 to 4 ranks
+else
+    echo "no CMake: the list of its tests was not looked at"
+fi

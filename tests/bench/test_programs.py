@@ -171,8 +171,9 @@ def test_rules_of_the_published_code_let_the_summed_step_leave_the_radius(tmp_pa
     assert found["value"]["loss_before_last"] != found["paper"]["loss_before_last"]
 
 
-def test_a_check_of_the_gpu_that_does_not_end_is_ended_and_kept(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROGRAMS / "gpu_check.py"), "--device", "cpu", "--within", "1", "--out", str(tmp_path / "gpu.json")]
+@pytest.mark.parametrize("limit", ["--within", "--total"])
+def test_a_check_of_the_gpu_that_does_not_end_is_ended_and_kept(limit: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(PROGRAMS / "gpu_check.py"), "--device", "cpu", limit, "1", "--out", str(tmp_path / "gpu.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and "not over after 1 s" in done.stdout
     kept = json.loads((tmp_path / "gpu.json").read_text())
