@@ -80,15 +80,19 @@ def measure(n: int, memory: int, repeats: int, device: torch.device) -> dict[str
             times += [taken] if repeat >= WARM_UP else []
         ratios = [kernel / twin for kernel, twin, _ in times]
         kernel_ms, twin_ms, copy_ms = (statistics.median(column) for column in zip(*times, strict=True))
+        shares = [copy * words / (4 * memory) / kernel for kernel, _, copy in times]
         quartiles = np.percentile([copy for *_, copy in times], [25, 75])
         found[name] = {
             "kernel_ms": kernel_ms, "twin_ms": twin_ms, "ratio": statistics.median(ratios), "interval": interval(ratios),
             "best_ms": [min(column) for column in zip(*times, strict=True)], "words": words,
-            "bound_ms": copy_ms * words / (4 * memory), "copy_spread": float(quartiles[1] - quartiles[0]) / copy_ms,
+            "kernel_interval_ms": interval([kernel for kernel, *_ in times]),
+            "bound_ms": copy_ms * words / (4 * memory), "share_of_copy": statistics.median(shares), "share_interval": interval(shares),
+            "copy_spread": float(quartiles[1] - quartiles[0]) / copy_ms,
         }  # fmt: skip
-        low, high = found[name]["interval"]
+        low, high, least, most = *found[name]["interval"], *found[name]["share_interval"]
         print(f"{n:8d} {name:10s} {kernel_ms:8.2f} ms, twin {twin_ms:8.2f}, copy of its words {found[name]['bound_ms']:8.2f}, "
-              f"ratio {found[name]['ratio']:.2f} [{low:.2f}, {high:.2f}]", flush=True)  # fmt: skip
+              f"ratio {found[name]['ratio']:.2f} [{low:.2f}, {high:.2f}], "
+              f"share of the copy's bandwidth {found[name]['share_of_copy']:.2f} [{least:.2f}, {most:.2f}]", flush=True)  # fmt: skip
     return found
 
 
