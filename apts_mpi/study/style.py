@@ -128,16 +128,19 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def _small(figure: Figure) -> bytes:
-    """A PNG of 256 colours, of lower resolution where it would be too large; colours of few points keep an entry of their own."""
+    """A PNG of 256 colours, of lower resolution where it would be too large; ours are among them, else thin lines lose theirs to shades."""
     from PIL import Image  # matplotlib needs it too
 
-    packing: dict[str, Any] = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
+    kept = ("#FFFFFF", *MANY)
+    own = [int(colour[i : i + 2], 16) for colour in kept for i in (1, 3, 5)]
 
     for dots in RESOLUTIONS:
         raw, packed = io.BytesIO(), io.BytesIO()
         figure.savefig(raw, format="png", dpi=dots, facecolor="white")
         with Image.open(raw) as image:
-            image.convert("RGB").quantize(256, **packing).save(packed, format="png", optimize=True)
+            plain, palette = image.convert("RGB"), Image.new("P", (1, 1))
+            palette.putpalette([*own, *(plain.quantize(256 - len(kept)).getpalette() or [])])
+            plain.quantize(palette=palette, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
         if len(packed.getvalue()) <= PNG_BYTES:
             break
     return packed.getvalue()

@@ -124,6 +124,7 @@ def overlay(
         panels[row, 0].set_ylabel(WORDS[what])
         _height(panels[row, 0], what, problem)
     panels[1, 0].set_xlim(0, epochs)
+    _down_to_what_is_seen(panels[0], FLOOR if "sigmoid" in problem.name else 0.0, epochs)
     return _finish(figure, problem, panels.flat, 4, stem)
 
 
@@ -201,6 +202,15 @@ def _height(panel: Axes, what: str, problem: Problem) -> None:
     else:
         panel.set_yscale("log")
         plain_numbers(panel.yaxis, *panel.get_ylim())
+
+
+def _down_to_what_is_seen(row: Sequence[Axes], floor: float, epochs: int) -> None:
+    """Losses end where the least one within ``epochs`` does, not where runs and published curves end that go on."""
+    lines = [line for panel in row for line in panel.lines]
+    seen = [y[x <= epochs] for line in lines for x, y in [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata(), float))]]
+    least = min((y.min() for y in seen if len(y)), default=floor)
+    if least > floor:
+        row[0].set_ylim(bottom=floor + 0.8 * (least - floor))
 
 
 def _finish(figure: Figure, problem: Problem, panels: Iterable[Axes], columns: int, stem: Path) -> Path:
