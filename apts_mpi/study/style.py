@@ -131,15 +131,16 @@ def _small(figure: Figure) -> bytes:
     """A PNG of 256 colours, of lower resolution where it would be too large; ours are among them, else thin lines lose theirs to shades."""
     from PIL import Image  # matplotlib needs it too
 
-    kept = ("#FFFFFF", *MANY)
-    own = [int(colour[i : i + 2], 16) for colour in kept for i in (1, 3, 5)]
+    own = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in ("#FFFFFF", *MANY)])
 
     for dots in RESOLUTIONS:
         raw, packed = io.BytesIO(), io.BytesIO()
         figure.savefig(raw, format="png", dpi=dots, facecolor="white")
         with Image.open(raw) as image:
             plain, palette = image.convert("RGB"), Image.new("P", (1, 1))
-            palette.putpalette([*own, *(plain.quantize(256 - len(kept)).getpalette() or [])])
+            shades = np.reshape(plain.quantize(256 - len(own)).getpalette() or [], (-1, 3))
+            apart = np.abs(shades[:, None] - own).max(2).min(1) > 8  # Pillow looks for the nearest one coarsely
+            palette.putpalette([*own.ravel().tolist(), *shades[apart].ravel().tolist()])
             plain.quantize(palette=palette, dither=Image.Dither.NONE).save(packed, format="png", optimize=True)
         if len(packed.getvalue()) <= PNG_BYTES:
             break
