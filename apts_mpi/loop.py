@@ -15,7 +15,7 @@ from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator, Flag, Status, StepInfo, Wishes
 from apts_mpi.interrupt import Interrupt
 from apts_mpi.monitor import Monitor
-from apts_mpi.opening import header, open_directory
+from apts_mpi.opening import header, meaningless, open_directory
 from apts_mpi.outcome import ENDS, NOTHING_LEFT, UNWANTED, Progress, Result, known_loss
 from apts_mpi.parallel import launch
 from apts_mpi.problem.scoring import score
@@ -48,7 +48,7 @@ class Loop:
         limits = [config.stop.epochs * self._batches, config.stop.iterations]
         self._total = min((limit for limit in limits if limit), default=0)
         kind, title = config.run.monitor if comm.rank == 0 else "none", f"apts_mpi: {config.run.name}"
-        self._monitor = Monitor(kind, self._total, title, accuracy=problem.scored)
+        self._monitor = Monitor(kind, self._total, title, without=meaningless(config, problem.scored))
         self._interrupt = Interrupt(launch.leave_now)
         self._progress, self._running, self._heard = Progress(), False, False
         self._solver = make(config, problem, comm, timers, self._wishes)

@@ -11,6 +11,7 @@ from apts_mpi import provenance, settings
 from apts_mpi.assembly import Problem
 from apts_mpi.config import Config
 from apts_mpi.contracts import Communicator
+from apts_mpi.monitor.lines import LOCAL, TEST, TRIALS
 from apts_mpi.network import emulated
 from apts_mpi.origin import GIVEN, of_program
 from apts_mpi.parallel.handshake import together
@@ -19,6 +20,13 @@ from apts_mpi.rundir import CHECKPOINTS, is_run
 
 if TYPE_CHECKING:
     from apts_mpi.storage.records import RunDirectory
+
+
+def meaningless(config: Config, scored: bool) -> Sequence[str]:
+    """Columns of the log that say nothing about such a run; ``scored``: its test set has class labels."""
+    trials = () if config.method in ("apts", "trust-region") else TRIALS
+    local = () if config.method in ("apts", "local-sgd") else (LOCAL,)
+    return [*trials, *local, *(() if scored else (TEST,))]
 
 
 def described(config: Config) -> str:

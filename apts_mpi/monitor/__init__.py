@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import IO, Literal, Self
 
 from apts_mpi.contracts import StepInfo
-from apts_mpi.monitor.lines import TEST, Extra, facts, legend
+from apts_mpi.monitor.lines import Extra, facts, legend
 from apts_mpi.monitor.terminal import find_screen
 from apts_mpi.monitor.views import Live, Nothing, Plain, View
 from apts_mpi.timing import RegionTime, render
@@ -26,16 +26,16 @@ class Monitor:
     """Shows a run on ``stream`` (default: standard output).
 
     ``auto`` is live where a person watches a terminal, through mpiexec too, and plain elsewhere. ``total``
-    is the number of outer iterations, 0 if unknown; without an ``accuracy`` its column is left out.
+    is the number of outer iterations, 0 if unknown; ``without``: columns that mean nothing for this run and are left out.
     Use it in a ``with`` or call ``close``, so that a failed run leaves the terminal in order.
     """
 
     def __init__(
-        self, kind: Kind = "auto", total: int = 0, title: str = "", stream: IO[str] | None = None, accuracy: bool = True
+        self, kind: Kind = "auto", total: int = 0, title: str = "", stream: IO[str] | None = None, without: Sequence[str] = ()
     ) -> None:
         out = sys.stdout if stream is None else stream
         screen = find_screen(out) if kind in ("auto", "live") else None
-        self._title, self._reductions, self._without = title, 0, () if accuracy else (TEST,)
+        self._title, self._reductions, self._without = title, 0, without
         self._view: View
         if kind == "live" or (kind == "auto" and screen is not None):
             self._view = Live(out, total, screen.columns if screen else None, self._without)

@@ -18,6 +18,8 @@ LEGEND = {  # column -> its words
     "test%": "test accuracy", "time": "time spent", "eta": "time left",
 }  # fmt: skip
 TEST = "test%"  # the column that a run without class labels does without
+TRIALS = ("rho", "radius", "acc")  # those of a method that tests its steps
+LOCAL = "local"  # that of a method with steps between two sums
 HALF = 46  # where the right half of the legend begins
 
 

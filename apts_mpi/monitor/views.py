@@ -175,8 +175,8 @@ class Live:
         from rich.text import Text
 
         text = Text(line(info, extra, self._without), no_wrap=True)
-        start = heading(self._without).index("acc")
-        text.stylize("green" if info.accepted else "red", start, start + 3)
+        if (start := heading(self._without).find("acc")) >= 0:
+            text.stylize("green" if info.accepted else "red", start, start + 3)
         if not info.accepted:
             text.stylize("dim")
         return text

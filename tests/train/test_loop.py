@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from train_cases import network, settings, task
 
 from apts_mpi import Result, Status, train
+from apts_mpi.monitor.lines import COLUMNS
 from apts_mpi.parallel.serial import SerialCommunicator
 from apts_mpi.rundir import read_run
 
@@ -220,3 +221,15 @@ def test_numbers_to_predict_have_no_accuracy(test: bool, capsys: pytest.CaptureF
             net = network(outputs=1)
             torch.nn.utils.vector_to_parameters(result.theta, net.parameters())
             assert result.test_loss == pytest.approx(float(torch.nn.functional.mse_loss(net(x), pair[1])), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "left_out"),
+    [("apts", set()), ("trust-region", {"local"}), ("local-sgd", {"rho", "radius", "acc"}), ("sgd", {"rho", "radius", "acc", "local"})],
+)
+def test_a_log_has_the_columns_that_mean_something(method: str, left_out: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = task()
+    more = {"data": {"batch": 60}, "baseline": {"period": 2}, "stop": {"epochs": 1}, "run": {"monitor": "plain"}}
+    train(network(), x, y, test=task(30, seed=5), comm=SerialCommunicator(), config=settings(**more, method=method))
+    heading = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("clock"))
+    assert {name for name, _, _ in COLUMNS} - set(heading.split()) == left_out

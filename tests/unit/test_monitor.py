@@ -267,7 +267,7 @@ def test_lines_of_round_numbers_stay_above_the_table(monkeypatch: pytest.MonkeyP
 def test_without_an_accuracy_there_is_no_column_for_it(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal(monkeypatch)
     out = Terminal()
-    with Monitor(kind, 40, "title", out, accuracy=False) as screen:
+    with Monitor(kind, 40, "title", out, without=(lines.TEST,)) as screen:
         screen.start({})
         screen.step(INFO, {**EXTRA, "accuracy": math.nan})
     assert "test" not in out.getvalue() and "nan" not in out.getvalue() and "evals" in out.getvalue()
